@@ -1,0 +1,198 @@
+"""Every message of the wire, with its encoding: JSON for control, CBOR for batches.
+
+`encode(message)` and `decode(kind, payload)` are the only way in and out; a payload is bounded
+before it is parsed, and an unknown version or field is refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import cbor2
+
+from edgeml_runtime.errors import MalformedMessage
+from edgeml_runtime.wire.plain import from_plain, to_plain
+from edgeml_runtime.wire.signed import canonical
+
+SCHEMA = 1
+TERMINAL = frozenset({"SUCCEEDED", "FAILED", "REJECTED", "TIMED_OUT", "CANCELED", "ROLLED_BACK"})
+State = Literal[
+    "QUEUED", "IN_PROGRESS", "SUCCEEDED", "FAILED", "REJECTED", "TIMED_OUT", "CANCELED", "ROLLED_BACK"
+]
+Step = Literal["", "DOWNLOADING", "VERIFYING", "PROBING", "TRIAL", "SOAKING"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """What one device shall run: signed for that device alone (Uptane's director)."""
+
+    schema: int = SCHEMA
+    device: str
+    job: str
+    model: str
+    release: str
+    manifest: str  # digest of the signed manifest's bytes
+    manifest_bytes: int
+    seq: int  # grows with every assignment to this device; the device refuses to go back
+    deadline_s: float  # from receipt; the device's clock may be wrong
+    soak_predictions: int = 0  # real predictions to serve inside bounds before SUCCEEDED
+    soak_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobStatus:
+    job: str
+    state: State
+    step: Step = ""
+    progress: float = 0.0  # 0..1 of the bytes
+    reason: str = ""  # class name of the error, "" when there is none
+    detail: str = ""  # one line for people, with the numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """What answers predictions now."""
+
+    model: str
+    release: str
+    variant: str
+    graph: str  # digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reported:
+    """A device's full state. The last one wins; `seq` grows within one `boot_id`."""
+
+    schema: int = SCHEMA
+    boot_id: str
+    seq: int
+    agent: str  # version
+    board: str
+    hardware: Mapping[str, str] = field(default_factory=dict)
+    free_bytes: int = 0
+    samples: int = 0  # labelled local rows, the most a round could use
+    running: Running | None = None
+    job: JobStatus | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Online:
+    schema: int = SCHEMA
+    online: bool
+    boot_id: str
+    seq: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockRequest:
+    """Blocks that a device wants of one blob; the server answers on the device's `blk` topic."""
+
+    schema: int = SCHEMA
+    digest: str
+    ranges: tuple[tuple[int, ...], ...]  # half-open [first, end)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Histogram:
+    """Counts between `edges` (seconds), with one overflow bucket: len(counts) == len(edges) + 1."""
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """Telemetry since boot: sums that only grow, so a lost batch loses nothing."""
+
+    schema: int = SCHEMA
+    boot_id: str
+    seq: int
+    uptime_s: float
+    release: str = ""
+    predictions: int = 0
+    errors: int = 0
+    latency: Histogram | None = None
+    labels: Mapping[str, int] = field(default_factory=dict)  # answers by class name
+    rss_bytes: int = 0
+    last_error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskOffer:
+    """A signed task of one federated round: run `graph` over local rows, send its outputs back.
+
+    `scalars` are the graph's 0-d inputs by name (lr, seed, ...); `parameters` is a safetensors blob.
+    """
+
+    schema: int = SCHEMA
+    round: str
+    kind: Literal["training"]
+    model: str
+    cohort: tuple[str, ...]
+    graph: str
+    graph_bytes: int
+    parameters: str
+    parameters_bytes: int
+    scalars: Mapping[str, float]
+    min_rows: int
+    max_update_bytes: int
+    deadline_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateHeader:
+    """First message on a round's `up` topic; the blocks of safetensors `digest` follow."""
+
+    schema: int = SCHEMA
+    round: str
+    device: str
+    boot_id: str
+    rows: int
+    digest: str = ""
+    size: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)  # loss before and after, seconds
+    refused: str = ""  # why this device takes no part; then there are no blocks
+
+
+Message = Assignment | Reported | Online | BlockRequest | Metrics | TaskOffer | UpdateHeader
+M = TypeVar("M", Assignment, Reported, Online, BlockRequest, Metrics, TaskOffer, UpdateHeader)
+
+_CBOR = (BlockRequest, Metrics, UpdateHeader)
+MAX_BYTES: dict[type, int] = {
+    Assignment: 4 << 10,
+    Reported: 16 << 10,
+    Online: 1 << 10,
+    BlockRequest: 16 << 10,
+    Metrics: 64 << 10,
+    TaskOffer: 60 << 10,
+    UpdateHeader: 16 << 10,
+}
+
+
+def encode(message: Message) -> bytes:
+    """Return `message` as bytes: CBOR for requests, telemetry and updates, canonical JSON otherwise."""
+    plain = to_plain(message)
+    return cbor2.dumps(plain) if isinstance(message, _CBOR) else canonical(plain)
+
+
+def decode(kind: type[M], payload: bytes) -> M:
+    """Return the `kind` in `payload`; raise MalformedMessage naming what is wrong with it."""
+    limit = MAX_BYTES[kind]
+    if len(payload) > limit:
+        raise MalformedMessage(f"{kind.__name__} of {len(payload):,} bytes; the limit is {limit:,}")
+    try:
+        plain = cbor2.loads(payload) if kind in _CBOR else json.loads(payload)
+    except (ValueError, EOFError, RecursionError, cbor2.CBORError) as error:
+        raise MalformedMessage(f"{kind.__name__}: {len(payload)} bytes that cannot be parsed: {error}") from error
+    return from_document(kind, plain)
+
+
+def from_document(kind: type[M], plain: Any) -> M:
+    """Return the `kind` in an already parsed (for example verified) document."""
+    version = plain.get("schema", SCHEMA) if isinstance(plain, dict) else None
+    if version != SCHEMA:
+        raise MalformedMessage(f"{kind.__name__} of schema {version!r}: this side reads {SCHEMA}; update it")
+    return from_plain(kind, plain)
