@@ -27,7 +27,7 @@ class Block(NamedTuple):
     """One block of a blob; `prefix` is the first 8 bytes of the blob's sha256."""
 
     prefix: bytes
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     data: bytes
 
 
@@ -54,7 +54,8 @@ def encode(digest: str, index: int, data: bytes) -> bytes:
 def decode(payload: bytes) -> Block:
     """Return the block in `payload`; raise MalformedMessage when it is none."""
     if len(payload) < _HEADER.size or len(payload) > _HEADER.size + BLOCK_BYTES:
-        raise MalformedMessage(f"a block of {len(payload)} bytes: expected {_HEADER.size} to {_HEADER.size + BLOCK_BYTES}")
+        most = _HEADER.size + BLOCK_BYTES
+        raise MalformedMessage(f"a block of {len(payload)} bytes: expected {_HEADER.size} to {most}")
     magic, version, _, _, prefix, index = _HEADER.unpack_from(payload)
     if (magic, version) != (_MAGIC, _VERSION):
         raise MalformedMessage(f"a block of magic {magic!r}, version {version}: expected {_MAGIC!r}, {_VERSION}")

@@ -85,6 +85,7 @@ class Manifest:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     features: tuple[Feature, ...] = ()
+    target: str = ""  # the column it predicts
     classes: tuple[str, ...] = ()
     variants: tuple[ReleaseVariant, ...]
     default_variant: str

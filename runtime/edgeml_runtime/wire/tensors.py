@@ -29,8 +29,8 @@ def pack(arrays: Mapping[str, np.ndarray]) -> bytes:
             text = json.dumps(array.tolist(), ensure_ascii=False).encode()
             plain[name + _STRINGS] = np.frombuffer(text, dtype=np.uint8)
         else:
-            plain[name] = np.ascontiguousarray(array)
-    return safetensors.numpy.save(plain)
+            plain[name] = np.asarray(array, order="C")  # ascontiguousarray would make a 0-d array 1-d
+    return bytes(safetensors.numpy.save(plain))
 
 
 def unpack(data: bytes) -> dict[str, np.ndarray]:

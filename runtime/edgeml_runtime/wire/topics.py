@@ -73,7 +73,7 @@ def for_device(device: str) -> tuple[str, ...]:
 
 def for_server() -> tuple[str, ...]:
     """Filters that the coordinator subscribes to: never what it publishes itself."""
-    return tuple(build("+") for build in (reported, online, request)) + (telemetry("+", "+"), update("+", "+"))
+    return reported("+"), online("+"), request("+"), telemetry("+", "+"), update("+", "+")
 
 
 _PATTERNS = (
