@@ -1,0 +1,162 @@
+"""Rows that a finished model is to see: the same columns, or arrays of the same shape, or one clear refusal.
+
+    file + Manifest -> read_rows -> Rows        file + TensorSpecs -> read_arrays -> Rows
+
+Columns are found by name, or by position in a file without a header; arrays by the names of the model's inputs.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from edgeml_runtime.wire.manifest import CATEGORICAL, Feature, Manifest, TensorSpec
+
+from edgeml.artifacts import Rows
+from edgeml.data import columns
+from edgeml.data.sources import SOURCES
+from edgeml.data.table import Table, read_records, read_table
+from edgeml.data.target import indices_of, look_up
+from edgeml.errors import DataError, NotFound
+from edgeml.project import Read
+
+SINGLE, LABELS = "x", "y"  # names in an .npz besides the model's own input names
+ARRAYS = (".npz", ".npy")
+
+
+def read_rows(path: Path, manifest: Manifest, *, target: str | None = None) -> Rows:
+    """Return the rows in the file at `path` as the inputs of the model in `manifest`, with the target when it is there.
+
+    The target column is `target`, or the one that the manifest names. Raises NotFound or DataError.
+    """
+    if not manifest.features or path.suffix in ARRAYS:
+        rows, labels = _arrays(path, manifest.inputs)
+        return Rows(rows.inputs, None if labels is None else _labels(labels, manifest, path.name))
+    table = _table(path, manifest.features)
+    inputs, _ = columns.inputs_of(table, manifest.features)
+    name = target or manifest.target
+    if name not in table.frame.columns:
+        return Rows(inputs)
+    if manifest.task == "classification":
+        return Rows(inputs, indices_of(table, name, manifest.classes))
+    return Rows(inputs, columns.numbers(table, name).astype(np.float32))
+
+
+def read_arrays(path: Path, inputs: tuple[TensorSpec, ...]) -> Rows:
+    """Return the rows in the file at `path` for a model of which only the inputs are known.
+
+    Raises NotFound or DataError, with both shapes, when they do not fit.
+    """
+    rows, labels = _arrays(path, inputs)
+    return Rows(rows.inputs, labels)
+
+
+def _arrays(path: Path, inputs: Sequence[TensorSpec]) -> tuple[Rows, np.ndarray | None]:
+    found = _load(path, inputs)
+    if len(inputs) == 1 and inputs[0].name not in found and SINGLE in found:
+        found[inputs[0].name] = found[SINGLE]
+    missing = [spec.name for spec in inputs if spec.name not in found]
+    if missing:
+        wanted = ", ".join(f"{spec.name} {_shown(spec.shape)}" for spec in inputs)
+        raise DataError(
+            f"{path.name} holds {', '.join(found) or 'nothing'}; the model takes {wanted}: name the arrays so"
+        )
+    arrays = {spec.name: _fitted(found[spec.name], spec, path.name) for spec in inputs}
+    labels = found.get(LABELS)
+    counts = {name: len(array) for name, array in [*arrays.items(), *([] if labels is None else [(LABELS, labels)])]}
+    if len(set(counts.values())) > 1:
+        raise DataError(f"{path.name}: arrays of different lengths: {counts}; every array needs the same rows")
+    return Rows(arrays), labels
+
+
+def _load(path: Path, inputs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise NotFound(f"no data at {path}: check the path")
+    if path.suffix not in ARRAYS:
+        return {SINGLE: _numbers_in_order(path, inputs)}
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        return {SINGLE: loaded} if path.suffix == ".npy" else {name: loaded[name] for name in loaded.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{path.name} is no {path.suffix} file that can be read: {error}; write it with numpy.save"
+        ) from error
+
+
+def _numbers_in_order(path: Path, inputs: Sequence[TensorSpec]) -> np.ndarray:
+    """Return a delimited file as one matrix; a first line that is not all numbers is the header."""
+    if len(inputs) != 1 or len(inputs[0].shape) != 2:
+        shapes = ", ".join(f"{spec.name} {_shown(spec.shape)}" for spec in inputs)
+        raise DataError(f"{path.name}: a table cannot feed a model that takes {shapes}; write an .npz with those names")
+    first = read_records(path).rows[0]
+    values = pd.to_numeric(pd.Series(first, dtype=object), errors="coerce")
+    table = read_table(path, Read(header=bool(values.isna().any())))
+    return np.column_stack([columns.numbers(table, str(name)) for name in table.frame.columns])
+
+
+def _fitted(array: np.ndarray, spec: TensorSpec, name: str) -> np.ndarray:
+    fixed = zip(array.shape[1:], spec.shape[1:], strict=False)
+    if array.ndim != len(spec.shape) or any(have != want for have, want in fixed if want != -1):
+        raise DataError(
+            f"{name}: {spec.name} has shape {_shown(array.shape)}, the model takes {_shown(spec.shape)}; "
+            f"reshape it, the rows first"
+        )
+    if spec.dtype == "string":
+        return array.astype(str).astype(object)
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{name}: {spec.name} holds {array.dtype}, the model takes {spec.dtype}; convert it")
+    if (
+        array.dtype.kind == "f"
+        and spec.dtype.startswith(("int", "uint"))
+        and not np.array_equal(array, np.round(array))
+    ):
+        raise DataError(f"{name}: {spec.name} holds fractions, the model takes {spec.dtype}; round it")
+    fitted = array.astype(spec.dtype)
+    if array.dtype.kind == "f" and np.isinf(fitted).any():
+        raise DataError(f"{name}: {spec.name} holds {int(np.isinf(fitted).sum())} infinite values; correct them")
+    return fitted
+
+
+def _labels(labels: np.ndarray, manifest: Manifest, name: str) -> np.ndarray:
+    """Return `y` of an array file as a target: class names, or class indices when the names are other texts."""
+    if manifest.task == "regression":
+        return labels.astype(np.float32).reshape(len(labels))
+    if manifest.task == "tensor":
+        return labels
+    spelled = np.array([str(label) for label in labels], dtype=object)
+    indices = labels.dtype.kind in "iu" and not set(spelled) <= set(manifest.classes)
+    if indices and len(labels) and labels.min() >= 0 and labels.max() < len(manifest.classes):
+        return labels.astype(np.int64)
+    return look_up(spelled, manifest.classes, where=lambda row: f"{name}: y[{row}]")
+
+
+def _table(path: Path, features: Sequence[Feature]) -> Table:
+    """Return the table at `path`, its columns named by the features when it has no header."""
+    if path.name.endswith((".csv", ".tsv", ".txt", ".gz")) and path.is_file():
+        names = [feature.name for feature in features]
+        first = [cell.strip() for cell in read_records(path).rows[0]]
+        if not set(first) & set(names) and len(first) == len(names) and _is_a_row(first, features):
+            return read_table(path, Read(header=False, names=names))
+    elif path.is_file():
+        raise DataError(
+            f"{path.name}: no reader for {path.suffix or 'a name without a suffix'}; use {', '.join(SUFFIXES)}"
+        )
+    return read_table(path)
+
+
+def _is_a_row(cells: Sequence[str], features: Sequence[Feature]) -> bool:
+    numbers = pd.to_numeric(pd.Series(list(cells), dtype=object).replace("", "nan"), errors="coerce")
+    pairs = zip(cells, numbers, features, strict=True)
+    return all(
+        f.kind == CATEGORICAL or not pd.isna(value) or cell in ("", "nan", "NaN", "NA") for cell, value, f in pairs
+    )
+
+
+def _shown(shape: Sequence[int]) -> str:
+    return f"({', '.join('n' if size == -1 else str(size) for size in shape)})"
+
+
+SUFFIXES = (*(suffix for suffix in SOURCES if suffix.startswith(".")), *ARRAYS)
