@@ -1,0 +1,60 @@
+"""The reverse walk: gradients of one tensor for the chosen others, and the removal of dead nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from onnx import NodeProto, TensorProto
+
+from edgeml.autodiff.builder import GraphBuilder
+from edgeml.autodiff.rules import rule_for
+
+FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
+
+
+def gradients(g: GraphBuilder, seeds: Mapping[str, str], wrt: Sequence[str]) -> dict[str, str | None]:
+    """Return the gradient tensor of each name in `wrt`, None where no path leads; nodes go to `g`.
+
+    `seeds` maps tensors of the forward graph to their gradients. Nodes that depend on nothing in
+    `wrt` are never differentiated, so they need no rule. Raises UnsupportedModel for a missing rule.
+    """
+    nodes = live(g.forward, seeds)
+    g.active = _active(g, nodes, wrt)
+    found: dict[str, list[str]] = {name: [gradient] for name, gradient in seeds.items()}
+    for node in reversed(nodes):
+        if not g.active.intersection(node.output) or not found.keys() & set(node.output):
+            continue
+        rule = rule_for(node)  # none of them has an operator with two float outputs
+        dy = _total(g, found, node.output[0])
+        for name, gradient in zip(node.input, rule(g, node, dy or ""), strict=True):
+            if gradient is not None and name in g.active:
+                found.setdefault(name, []).append(gradient)
+    return {name: _total(g, found, name) for name in wrt}
+
+
+def live(nodes: Iterable[NodeProto], outputs: Iterable[str]) -> list[NodeProto]:
+    """Return the nodes that `outputs` depend on, in order."""
+    wanted, kept = set(outputs), []
+    for node in reversed(list(nodes)):
+        if wanted.intersection(node.output):
+            kept.append(node)
+            wanted.update(node.input)
+    return kept[::-1]
+
+
+def _active(g: GraphBuilder, nodes: Sequence[NodeProto], wrt: Sequence[str]) -> set[str]:
+    """Tensors that depend on `wrt` through floats alone: shapes, labels and masks carry no gradient."""
+    active = set(wrt)
+    for node in nodes:
+        if active.intersection(node.input):
+            active.update(name for name in node.output if g.dtypes.get(name, TensorProto.FLOAT) in FLOATS)
+    return active
+
+
+def _total(g: GraphBuilder, found: dict[str, list[str]], name: str) -> str | None:
+    parts = found.get(name)
+    if not parts:
+        return None
+    while len(parts) > 1:
+        parts[:2] = [g.op("Add", parts[0], parts[1])]
+    return parts[0]

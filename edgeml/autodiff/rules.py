@@ -1,0 +1,172 @@
+"""One VJP rule per operator: given the output gradient, emit the input gradients as ONNX nodes.
+
+A rule takes the builder, the forward node and the name of the gradient of its first output, and
+returns one gradient (or None) per input. It may emit gradients that nobody needs: dead code is
+removed at the end. Element-wise rules stand here, the others in `tensors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from onnx import NodeProto
+
+from edgeml.autodiff.builder import GraphBuilder, attributes, describe
+from edgeml.errors import UnsupportedModel
+
+Grads = tuple[str | None, ...]
+Rule = Callable[[GraphBuilder, NodeProto, str], Grads]
+
+RULES: dict[str, Rule] = {}
+
+
+def vjp(op_type: str) -> Callable[[Rule], Rule]:
+    """Register the VJP rule of `op_type`; a second rule for one operator is a mistake."""
+
+    def register(rule: Rule) -> Rule:
+        if op_type in RULES:
+            raise ValueError(f"{op_type} already has a VJP rule: {RULES[op_type].__name__}")
+        RULES[op_type] = rule
+        return rule
+
+    return register
+
+
+def rule_for(node: NodeProto) -> Rule:
+    """Return the rule of `node`; raise UnsupportedModel saying where to write the missing one."""
+    if node.op_type in RULES and node.domain in ("", "ai.onnx"):
+        return RULES[node.op_type]
+    raise UnsupportedModel(
+        f"{describe(node)} has no gradient rule: write @vjp({node.op_type!r}) in edgeml/autodiff/rules.py, "
+        f"or train only parameters behind it (trainable=)"
+    )
+
+
+def _broadcast(g: GraphBuilder, node: NodeProto, *gradients: str | None) -> Grads:
+    out = g.shapes.get(node.output[0])
+    pairs = zip(gradients, node.input, strict=True)
+    return tuple(grad and (g.reduced_to(grad, x, out=out) if x in g.active else None) for grad, x in pairs)
+
+
+@vjp("Add")
+def add(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    return _broadcast(g, node, dy, dy)
+
+
+@vjp("Sub")
+def sub(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    return _broadcast(g, node, dy, g.op("Neg", dy))
+
+
+@vjp("Mul")
+def mul(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    a, b = node.input
+    return _broadcast(g, node, g.op("Mul", dy, b), g.op("Mul", dy, a))
+
+
+@vjp("Div")
+def div(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    quotient = g.op("Div", dy, node.input[1])
+    return _broadcast(g, node, quotient, g.op("Neg", g.op("Mul", quotient, node.output[0])))
+
+
+@vjp("Pow")
+def power(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    x, exponent = node.input
+    if exponent not in g.constants:
+        raise UnsupportedModel(f"{describe(node)}: only a constant exponent has a gradient rule, {exponent!r} is none")
+    p = g.constants[exponent].astype(np.float64)
+    slope = g.const(np.where(p == 0, 0.0, p), like=x)
+    lower = g.const(np.where(p == 0, 0.0, p - 1), like=x)  # x ** 0 is flat, also at 0
+    return _broadcast(g, node, g.op("Mul", dy, g.op("Mul", slope, g.op("Pow", x, lower))), None)
+
+
+@vjp("Where")
+def where(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    condition, zero = node.input[0], g.const(0, like=node.output[0])
+    return _broadcast(g, node, None, g.op("Where", condition, dy, zero), g.op("Where", condition, zero, dy))
+
+
+@vjp("Clip")
+def clip(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    x, zero = node.input[0], g.const(0, like=node.input[0])
+    inside = g.op("Equal", x, node.output[0])  # the edges count as inside
+    lost = g.op("Where", inside, zero, dy)
+    grads: list[str | None] = [g.op("Where", inside, dy, zero)]
+    for bound, beyond in zip(node.input[1:], ("Less", "Greater"), strict=False):
+        outside = g.op("Where", g.op(beyond, x, bound), lost, zero) if bound else ""
+        grads.append(g.op("ReduceSum", outside, keepdims=0) if outside else None)
+    return tuple(grads)
+
+
+@vjp("Neg")
+def neg(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    return (g.op("Neg", dy),)
+
+
+@vjp("Abs")
+def absolute(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    return (g.op("Mul", dy, g.op("Sign", node.input[0])),)
+
+
+@vjp("Relu")
+def relu(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    return (g.op("Mul", dy, g.op("Sign", node.output[0])),)  # the output is >= 0, so Sign is the 0/1 mask
+
+
+@vjp("LeakyRelu")
+def leaky_relu(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    x = node.input[0]
+    below = g.op("Mul", dy, g.const(attributes(node).get("alpha", 0.01), like=x))
+    return (g.op("Where", g.op("Greater", x, g.const(0, like=x)), dy, below),)
+
+
+@vjp("Elu")
+def elu(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    x, y = node.input[0], node.output[0]
+    below = g.op("Mul", dy, g.op("Add", y, g.const(attributes(node).get("alpha", 1.0), like=x)))
+    return (g.op("Where", g.op("Greater", x, g.const(0, like=x)), dy, below),)
+
+
+@vjp("Tanh")
+def tanh(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    y = node.output[0]
+    return (g.op("Mul", dy, g.op("Sub", g.const(1, like=node.input[0]), g.op("Mul", y, y))),)
+
+
+@vjp("Sigmoid")
+def sigmoid(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    y = node.output[0]
+    return (g.op("Mul", dy, g.op("Mul", y, g.op("Sub", g.const(1, like=node.input[0]), y))),)
+
+
+@vjp("Softplus")
+def softplus(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    return (g.op("Mul", dy, g.op("Sigmoid", node.input[0])),)
+
+
+@vjp("Exp")
+def exp(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    return (g.op("Mul", dy, node.output[0]),)
+
+
+@vjp("Log")
+def log(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    return (g.op("Div", dy, node.input[0]),)
+
+
+@vjp("Sqrt")
+def sqrt(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    half = g.const(0.5, like=node.input[0])
+    return (g.op("Div", g.op("Mul", dy, half), node.output[0]),)
+
+
+@vjp("Identity")
+def identity(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    return (dy,)
+
+
+@vjp("Cast")
+def cast(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    return (g.op("Cast", dy, to=g.dtypes[node.input[0]]),)

@@ -1,0 +1,183 @@
+"""OnnxModel -> TrainingGraph: forward, loss, backward and update as one plain ONNX graph.
+
+The result names its inputs and outputs as `edgeml.artifacts.TrainingGraph` says and runs on stock
+onnxruntime. Preprocessing in front of the first parameter is carried along, never differentiated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.inliner
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from edgeml.artifacts import OnnxModel, TrainingGraph
+from edgeml.autodiff.backward import gradients, live
+from edgeml.autodiff.builder import GraphBuilder, attributes, describe
+from edgeml.autodiff.losses import LOSSES, TARGET, Emitted, output_of
+from edgeml.autodiff.parameters import find_parameters
+from edgeml.autodiff.shapes import input_rows
+from edgeml.errors import UnsupportedModel, UserError
+
+OLDEST, NEWEST = 13, 21  # rules emit opset 13 forms; onnxruntime 1.19, the oldest to run a task, reads up to 21
+MAX_IR = 10
+LR, LOSS, NEW, SEED = "lr", "loss", "new.", "seed"
+_RESERVED = (TARGET, LR, LOSS, SEED, "rows")
+_RESERVED_PREFIXES = (NEW, "delta.", "loss.", "velocity.")
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Stochastic gradient descent: v = momentum * v + gradient; w = w - lr * v."""
+
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"momentum {self.momentum}: choose a number from 0 up to, not including, 1")
+
+    def states(self, parameter: str) -> tuple[str, ...]:
+        """Return the names of the state that `parameter` needs."""
+        return (f"velocity.{parameter}",) if self.momentum else ()
+
+    def update(self, g: GraphBuilder, parameter: str, gradient: str) -> dict[str, str]:
+        """Return the tensors that hold the new value of `parameter` and of its state, by name."""
+        new = {}
+        velocity = gradient
+        for state in self.states(parameter):
+            velocity = g.op("Add", g.op("Mul", state, g.const(self.momentum)), gradient)
+            new[state] = velocity
+        return {parameter: g.op("Sub", parameter, g.op("Mul", LR, velocity))} | new
+
+
+def training_step(
+    model: Path | bytes | OnnxModel,
+    *,
+    loss: str = "softmax_cross_entropy",
+    optimizer: SGD = SGD(),
+    trainable: Sequence[str] | None = None,
+) -> TrainingGraph:
+    """Return the training step of `model`; `trainable` names its parameters, None takes every weight and bias.
+
+    Raises UserError for an unknown loss or name and UnsupportedModel for a model that cannot be trained.
+    """
+    if loss not in LOSSES:
+        raise UserError(f"unknown loss {loss!r}; known: {', '.join(LOSSES)}")
+    data = model.data if isinstance(model, OnnxModel) else model if isinstance(model, bytes) else model.read_bytes()
+    proto = _prepared(data)
+    g = GraphBuilder(proto)
+    output = output_of(proto, LOSSES[loss])
+    nodes = live(g.forward, [output])
+    _check_flat(nodes)
+    parameters = find_parameters(g, nodes, trainable)
+    _check_names(proto, parameters)
+    emitted = LOSSES[loss].emit(g, output)
+    new = _updates(g, emitted, parameters, optimizer=optimizer)
+    values = {name: np.array(g.constants[name]) for name in parameters}
+    state = {name: np.zeros_like(values[p]) for p in parameters for name in optimizer.states(p)}
+    proto.graph.input.append(LOSSES[loss].target(g, output))
+    step = _assemble(proto, g, values | state, outputs={LOSS: emitted.loss} | new)
+    return TrainingGraph(
+        data=step.SerializeToString(),
+        source=hashlib.sha256(data).hexdigest(),
+        loss=loss,
+        optimizer=f"sgd(momentum={optimizer.momentum:g})",
+        parameters=values,
+        state=state,
+    )
+
+
+def _prepared(data: bytes) -> ModelProto:
+    """Return the model in `data`: constants as initializers, a symbolic number of rows, a version we write."""
+    try:
+        model = onnx.load_model_from_string(data)
+    except DecodeError as error:
+        raise UnsupportedModel(f"{len(data):,} bytes that are not an ONNX model: {error}") from error
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if not OLDEST <= opset <= NEWEST:
+        raise UnsupportedModel(
+            f"opset {opset}: training takes {OLDEST} to {NEWEST}; convert the model again with opset {NEWEST}"
+        )
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    graph = model.graph
+    if outside := [constant.name for constant in graph.initializer if constant.data_location == TensorProto.EXTERNAL]:
+        raise UnsupportedModel(f"the weights of {outside[0]!r} are in another file: save the model as one file")
+    names = {constant.name for constant in graph.initializer}
+    inputs = [input_rows(value) for value in graph.input if value.name not in names]
+    kept = []
+    for node in graph.node:
+        value = _constant(node)
+        if value is None:
+            kept.append(node)
+        else:
+            graph.initializer.append(numpy_helper.from_array(value, node.output[0]))
+    del graph.node[:], graph.input[:]
+    graph.node.extend(kept)
+    graph.input.extend(inputs)
+    return model
+
+
+def _constant(node: NodeProto) -> np.ndarray | None:
+    """The value of a Constant node of numbers, or None for any other node."""
+    for name, value in attributes(node).items() if node.op_type == "Constant" else ():
+        if name == "value":
+            return numpy_helper.to_array(value)
+        if name in ("value_float", "value_floats", "value_int", "value_ints"):
+            return np.array(value, dtype=np.float32 if "float" in name else np.int64)
+    return None
+
+
+def _check_flat(nodes: Iterable[NodeProto]) -> None:
+    for node in nodes:
+        if any(attribute.type == AttributeProto.GRAPH for attribute in node.attribute):
+            raise UnsupportedModel(f"{describe(node)} holds a graph of its own: a model with branches or loops cannot train")
+
+
+def _check_names(model: ModelProto, parameters: Iterable[str]) -> None:
+    for name in [*(value.name for value in model.graph.input), *parameters]:
+        if name in _RESERVED or name.startswith(_RESERVED_PREFIXES):
+            raise UnsupportedModel(f"the model calls a tensor {name!r}, a name training needs: rename it")
+
+
+def _updates(g: GraphBuilder, emitted: Emitted, parameters: Sequence[str], *, optimizer: SGD) -> dict[str, str]:
+    """Return the output name -> tensor of every new parameter and state."""
+    found = gradients(g, {emitted.start: emitted.seed}, parameters)
+    new: dict[str, str] = {}
+    for parameter, gradient in found.items():
+        if gradient is None:
+            raise UnsupportedModel(f"parameter {parameter!r} has no effect on the loss: leave it out of trainable")
+        new |= {NEW + name: tensor for name, tensor in optimizer.update(g, parameter, gradient).items()}
+    return new
+
+
+def _assemble(
+    model: ModelProto, g: GraphBuilder, values: Mapping[str, np.ndarray], *, outputs: dict[str, str]
+) -> ModelProto:
+    nodes = live([*g.forward, *g.nodes], outputs.values())
+    _rename(nodes, {tensor: name for name, tensor in outputs.items()})
+    used = {name for node in nodes for name in node.input}
+    constants = [numpy_helper.from_array(a, n) for n, a in g.constants.items() if n in used and n not in values]
+    variables = [helper.make_tensor_value_info(n, TensorProto.FLOAT, a.shape) for n, a in values.items()]
+    lr = helper.make_tensor_value_info(LR, TensorProto.FLOAT, [])
+    results = [helper.make_tensor_value_info(NEW + n, TensorProto.FLOAT, a.shape) for n, a in values.items()]
+    results.insert(0, helper.make_tensor_value_info(LOSS, TensorProto.FLOAT, []))
+    graph = helper.make_graph(nodes, "training_step", [*model.graph.input, lr, *variables], results, constants)
+    step = helper.make_model(graph, opset_imports=model.opset_import, ir_version=min(model.ir_version, MAX_IR))
+    try:
+        onnx.checker.check_model(step)
+    except onnx.checker.ValidationError as error:
+        raise UnsupportedModel(f"the model makes no valid training graph: {str(error).splitlines()[0]}") from error
+    return step
+
+
+def _rename(nodes: Iterable[NodeProto], names: Mapping[str, str]) -> None:
+    for node in nodes:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]

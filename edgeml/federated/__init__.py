@@ -1,0 +1,25 @@
+"""Federated learning on the server, without sockets or clocks: cohort, round, aggregate.
+
+A `Federation` is a sequence of `Round`s; an `Assembly` turns what one device uploads into arrays.
+"""
+
+from edgeml.federated.aggregate import AGGREGATORS, aggregate, apply_delta
+from edgeml.federated.assembly import Assembly
+from edgeml.federated.federation import Federation, Plan, RoundResult
+from edgeml.federated.round import Outcome, Round, State
+from edgeml.federated.updates import Update, check_update
+
+__all__ = [
+    "AGGREGATORS",
+    "Assembly",
+    "Federation",
+    "Outcome",
+    "Plan",
+    "Round",
+    "RoundResult",
+    "State",
+    "Update",
+    "aggregate",
+    "apply_delta",
+    "check_update",
+]

@@ -1,0 +1,158 @@
+"""A sequence of rounds over one model: whom to ask next, what came of it, when it is enough.
+
+Pure like `Round`: the caller sends what `offer` returns, feeds what arrives into the open round and
+calls `conclude`. The caller also scores the new parameters, on data that only it has.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeml.artifacts import Task
+from edgeml.errors import UserError
+from edgeml.federated.aggregate import aggregate, apply_delta
+from edgeml.federated.round import Round, State
+from edgeml_runtime.wire import tensors
+from edgeml_runtime.wire.blocks import digest_of
+from edgeml_runtime.wire.messages import TaskOffer
+from edgeml_runtime.wire.topics import DEVICE_ID
+
+UPDATE_SLACK_BYTES = 16 << 10  # names, shapes and losses of an update, beyond the parameters themselves
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a federation runs; the fields of `federated:` in edgeml.yaml."""
+
+    rounds: int = 5
+    min_devices: int = 2  # the quorum of every round
+    learning_rate: float = 0.05
+    min_rows: int = 20
+    deadline_s: float = 60.0
+    seed: int = 0
+    rule: str = "fedavg"
+    max_abandoned: int = 3  # rounds without a quorum in a row before the federation gives up
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundResult:
+    """One line of the history. `metric` and `bytes_down` are the caller's to fill."""
+
+    round: str
+    state: str
+    participants: tuple[str, ...]
+    loss_before: float | None  # of the round's first parameters, over the participants' rows
+    loss: float | None  # after their local training, before aggregation
+    bytes_up: int
+    seconds: float
+    metric: float | None = None
+    bytes_down: int = 0
+
+
+class Federation:
+    """Rounds of one model; `run` names them and must not be used twice on one broker."""
+
+    def __init__(self, run: str, plan: Plan, *, model: str, parameters: Mapping[str, np.ndarray]) -> None:
+        if not DEVICE_ID.fullmatch(f"{run}-{plan.rounds}"):
+            raise UserError(f"a federation called {run!r}: use up to 56 characters of A-Z a-z 0-9 _ -")
+        self.run, self.plan, self.model = run, plan, model
+        self.parameters: dict[str, np.ndarray] = dict(parameters)
+        self.history: list[RoundResult] = []
+        self.round: Round | None = None
+
+    @property
+    def closed(self) -> int:
+        """How many rounds changed the parameters."""
+        return sum(result.state == State.CLOSED.value for result in self.history)
+
+    @property
+    def given_up(self) -> bool:
+        """Whether the last rounds all missed their quorum."""
+        last = self.history[-self.plan.max_abandoned :]
+        return len(last) == self.plan.max_abandoned and all(r.state == State.ABANDONED.value for r in last)
+
+    @property
+    def finished(self) -> bool:
+        return self.round is None and (self.closed >= self.plan.rounds or self.given_up)
+
+    def begin(self, samples: Mapping[str, int], now: float) -> Round | None:
+        """Open the next round over the devices that have rows enough, by `samples`; None when it cannot start.
+
+        That is: the federation is finished, a round is open, or fewer than `min_devices` have `min_rows`.
+        """
+        cohort = frozenset(device for device, rows in samples.items() if rows >= self.plan.min_rows)
+        if self.finished or self.round is not None or len(cohort) < self.plan.min_devices:
+            return None
+        self.round = Round(
+            f"{self.run}-{len(self.history) + 1}",
+            cohort,
+            quorum=self.plan.min_devices,
+            opened=now,
+            deadline=now + self.plan.deadline_s,
+            parameters=self.parameters,
+            min_rows=self.plan.min_rows,
+        )
+        return self.round
+
+    def offer(self, task: Task) -> tuple[TaskOffer, bytes]:
+        """Return the offer of the open round, to be signed, and the parameters blob it names."""
+        if self.round is None:
+            raise UserError(f"federation {self.run}: no round is open; begin one first")
+        blob = tensors.pack(self.parameters)
+        given = {"lr": self.plan.learning_rate, "seed": float(self.plan.seed + len(self.history))}
+        offer = TaskOffer(
+            round=self.round.id,
+            kind=task.kind,
+            model=self.model,
+            cohort=tuple(sorted(self.round.cohort)),
+            graph=task.digest,
+            graph_bytes=len(task.data),
+            parameters=digest_of(blob),
+            parameters_bytes=len(blob),
+            scalars={name: given[name] for name in task.scalars},
+            min_rows=self.plan.min_rows,
+            max_update_bytes=len(blob) + UPDATE_SLACK_BYTES,
+            deadline_s=self.plan.deadline_s,
+        )
+        return offer, blob
+
+    def conclude(self, now: float) -> RoundResult | None:
+        """Return the result of the open round once it is over, with `parameters` moved on if it closed."""
+        if self.round is None or self.round.tick(now) is State.OPEN:
+            return None
+        outcome = self.round.outcome
+        assert outcome is not None
+        if outcome.state is State.CLOSED:
+            self.parameters = apply_delta(self.parameters, aggregate(outcome.updates, rule=self.plan.rule))
+        weights = [update.rows for update in outcome.updates]
+        metrics = [update.metrics for update in outcome.updates]
+        result = RoundResult(
+            round=outcome.round,
+            state=outcome.state.value,
+            participants=tuple(update.device for update in outcome.updates),
+            loss_before=_mean("loss.before", metrics, weights),
+            loss=_mean("loss.after", metrics, weights),
+            bytes_up=sum(update.size for update in outcome.updates),
+            seconds=outcome.seconds,
+        )
+        self.history.append(result)
+        self.round = None
+        return result
+
+    def note(self, *, metric: float | None = None, bytes_down: int = 0) -> RoundResult:
+        """Fill in what only the caller knows of the last round; return the completed result."""
+        if not self.history:
+            raise UserError(f"federation {self.run}: no round has ended yet")
+        self.history[-1] = dataclasses.replace(self.history[-1], metric=metric, bytes_down=bytes_down)
+        return self.history[-1]
+
+
+def _mean(name: str, metrics: list[Mapping[str, float]], weights: list[int]) -> float | None:
+    """The mean of a metric over rows; None unless every device reported a number."""
+    values = [reported.get(name, math.nan) for reported in metrics]
+    return float(np.average(values, weights=weights)) if values and np.all(np.isfinite(values)) else None

@@ -1,0 +1,180 @@
+"""One federated round as a pure state machine: who answered, and when it is over.
+
+    OPEN -> CLOSED      every device answered, or the deadline passed, with a quorum of updates
+    OPEN -> ABANDONED   the deadline passed below the quorum, or the quorum became impossible
+
+Time is an argument. What arrives when it should not (twice, late, from a stranger, broken) changes
+nothing and is counted per device, with the reason.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeml.errors import QuorumNotReached, UserError
+from edgeml.federated.updates import Update, check_update
+from edgeml_runtime.wire import MalformedMessage
+
+MAX_STRANGERS = 1000  # distinct ids counted by name; the rest share one entry, so that a flood stays small
+OTHERS = "*"
+
+
+class State(enum.Enum):
+    OPEN = "open"
+    CLOSED = "closed"
+    ABANDONED = "abandoned"
+
+
+TRANSITIONS = {
+    (State.OPEN, "all answered"): State.CLOSED,
+    (State.OPEN, "deadline, quorum reached"): State.CLOSED,
+    (State.OPEN, "deadline, quorum missed"): State.ABANDONED,
+    (State.OPEN, "quorum impossible"): State.ABANDONED,
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a round ended. `rejected` counts, by device and reason, what was not taken."""
+
+    round: str
+    state: State
+    why: str
+    quorum: int
+    updates: tuple[Update, ...]  # in the order of their devices' ids
+    refused: Mapping[str, str]  # device -> its reason
+    silent: tuple[str, ...]  # devices of the cohort that sent neither update nor refusal
+    rejected: Mapping[str, Mapping[str, int]]
+    seconds: float
+
+    @property
+    def error(self) -> QuorumNotReached | None:
+        """What to raise or show for an abandoned round; None for a closed one."""
+        if self.state is State.CLOSED:
+            return None
+        return QuorumNotReached(self.round, len(self.updates), self.quorum)
+
+
+class Round:
+    """The server's side of one round over a fixed cohort."""
+
+    def __init__(
+        self,
+        id: str,
+        cohort: frozenset[str],
+        *,
+        quorum: int,
+        opened: float,
+        deadline: float,
+        parameters: Mapping[str, np.ndarray],
+        min_rows: int = 1,
+    ) -> None:
+        if not 1 <= quorum <= len(cohort):
+            raise UserError(f"round {id}: a quorum of {quorum} in a cohort of {len(cohort)}; choose 1 to {len(cohort)}")
+        if deadline <= opened:
+            raise UserError(f"round {id}: the deadline is {opened - deadline:g} s before it opens; give it time")
+        self.id, self.cohort, self.quorum = id, cohort, quorum
+        self.opened, self.deadline, self.min_rows = opened, deadline, min_rows
+        self.state, self.why = State.OPEN, ""
+        self.updates: dict[str, Update] = {}
+        self.refused: dict[str, str] = {}
+        self.lost_devices: set[str] = set()
+        self.rejected: dict[str, Counter[str]] = {}
+        self._parameters = parameters
+        self._ended = 0.0
+
+    def receive(self, device: str, update: Update, now: float) -> str:
+        """Take the update of `device`; return "" or why it was not taken."""
+        if reason := self._unwelcome(device, now):
+            return self._reject(device, reason)
+        try:
+            if update.rows < self.min_rows or update.device != device:
+                raise MalformedMessage(f"{update.rows} rows of {update.device}; need {self.min_rows} of {device}")
+            check_update(update.delta, self._parameters)
+        except MalformedMessage as error:
+            return self.invalid(device, str(error), now)
+        self.updates[device] = update
+        self.refused.pop(device, None)
+        self._settle(now)
+        return ""
+
+    def invalid(self, device: str, detail: str, now: float) -> str:
+        """Note that `device` sent something that is no update of this round; return the reason."""
+        reason = self._unwelcome(device, now)
+        if not reason:
+            self.refused[device] = detail
+            self._settle(now)
+        return self._reject(device, reason or "invalid")
+
+    def refuse(self, device: str, reason: str, now: float) -> str:
+        """Note that `device` takes no part, which it may still change; return "" or why that was not noted."""
+        if unwelcome := self._unwelcome(device, now):
+            return self._reject(device, unwelcome)
+        self.refused[device] = reason
+        self._settle(now)
+        return ""
+
+    def lost(self, device: str, now: float) -> None:
+        """Note that `device` went away: nobody waits for it once there is a quorum, but it may come back."""
+        self.tick(now)
+        if self.state is State.OPEN and device in self.cohort:
+            self.lost_devices.add(device)
+            self._settle(now)
+
+    def back(self, device: str, now: float) -> None:
+        """Note that a lost `device` is back: it is waited for again."""
+        self.tick(now)
+        self.lost_devices.discard(device)
+
+    def tick(self, now: float) -> State:
+        """Return the state at `now`, after the deadline had its say."""
+        if now >= self.deadline:
+            reached = len(self.updates) >= self.quorum
+            self._step("deadline, quorum reached" if reached else "deadline, quorum missed", now)
+        return self.state
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the round ended, or None while it is open."""
+        if self.state is State.OPEN:
+            return None
+        return Outcome(
+            round=self.id,
+            state=self.state,
+            why=self.why,
+            quorum=self.quorum,
+            updates=tuple(self.updates[device] for device in sorted(self.updates)),
+            refused=dict(self.refused),
+            silent=tuple(sorted(self.cohort - self.updates.keys() - self.refused.keys())),
+            rejected={device: dict(counts) for device, counts in self.rejected.items()},
+            seconds=self._ended - self.opened,
+        )
+
+    def _unwelcome(self, device: str, now: float) -> str:
+        if device not in self.cohort:
+            return "stranger"
+        if self.tick(now) is not State.OPEN:
+            return "duplicate" if device in self.updates else "late"
+        return "duplicate" if device in self.updates else ""
+
+    def _reject(self, device: str, reason: str) -> str:
+        room = len(self.rejected) < MAX_STRANGERS + len(self.cohort)
+        name = device if room or device in self.rejected or device in self.cohort else OTHERS
+        self.rejected.setdefault(name, Counter())[reason] += 1
+        return reason
+
+    def _settle(self, now: float) -> None:
+        answered = self.updates.keys() | self.refused.keys()
+        if self.cohort <= answered | self.lost_devices and len(self.updates) >= self.quorum:
+            self._step("all answered", now)
+        elif len(self.cohort) - len(self.refused) < self.quorum:
+            self._step("quorum impossible", now)
+
+    def _step(self, event: str, now: float) -> None:
+        if (self.state, event) in TRANSITIONS:
+            self.state, self.why, self._ended = TRANSITIONS[self.state, event], event, now
