@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPECS := setup.cfg runtime/setup.cfg constraints.txt pyproject.toml runtime/pyproject.toml
 
-.PHONY: setup demo test bench clean help
+.PHONY: setup demo test bench docs clean help
 
 help:
 	@echo "make setup   create .venv with edgeml and edgeml-agent"
 	@echo "make demo    the whole loop on this machine, under two minutes"
 	@echo "make test    linters, types and every test (installs the tensorflow and mlflow extras)"
+	@echo "make docs    write docs/cli.md from the commands"
 	@echo "make bench   every script of benchmarks/, results in benchmarks/results"
 
 setup: $(VENV)/.core
@@ -21,6 +22,9 @@ test: $(VENV)/.tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+docs: setup
+	$(BIN)/python -m edgeml.cli.reference > docs/cli.md
 
 bench: $(VENV)/.tests
 	$(BIN)/python benchmarks/run_all.py

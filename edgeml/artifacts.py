@@ -59,6 +59,7 @@ class Dataset:
     digest: str  # of the source bytes and of every option that shaped the rows
     metric: str  # the name the search and the gates use
     notes: tuple[str, ...] = ()  # what was dropped or repaired, for the report
+    train_groups: np.ndarray | None = None  # group index of each train row, when rows of a group must stay together
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Candidate:
     score: float  # mean over the folds, of the data set's metric
     spread: float  # standard deviation over the folds
     seconds: float
+    notes: tuple[str, ...] = ()  # warnings of its training, each one once
 
 
 @dataclass(frozen=True)

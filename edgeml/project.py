@@ -36,7 +36,8 @@ class Read(Section):
 
 class Data(Section):
     train: str | list[str]
-    test: str | None = None
+    valid: str | None = None  # rows the gates of later releases judge on; a share of train if not given
+    test: str | None = None  # an official test set; a share of train if not given
     target: str | None = None
     drop: list[str] = []
     group: str | None = None
@@ -158,6 +159,8 @@ def _expand(value: Any, name: str) -> Any:
 def _explain(error: Any, root: yaml.Node | None, name: str) -> str:
     keys = [str(part) for part in error["loc"] if not str(part).startswith(("literal[", "list[", "constrained"))]
     where = f"{name} line {_line(root, keys)}"
+    if error["type"] == "missing":
+        return f"{where}: {'.'.join(keys)} is required"
     if error["type"] != "extra_forbidden":
         return f"{where}: {'.'.join(keys)}: {error['msg']}, got {error.get('input')!r:.60}"
     if keys[-1] in ROADMAP:

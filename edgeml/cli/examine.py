@@ -1,0 +1,125 @@
+"""Commands that look at models and boards: verify, predict, bench, devices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeml.cli.screen import json_option, show_json, show_table
+
+READABLE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("bundle", type=READABLE)
+@click.option("--data", type=READABLE, help="Rows with their truth, to check accuracy on.")
+@json_option
+def verify(bundle: Path, data: Path | None, as_json: bool) -> None:
+    """Replay the goldens of BUNDLE, check its digests, and its accuracy where --data is given."""
+    from edgeml.pipeline.examine import verify_bundle
+
+    verdict = verify_bundle(bundle, data)
+    if as_json:
+        show_json(verdict)
+    else:
+        click.echo(f"{verdict['model']} release {verdict['release']}: {verdict['verdict']}")
+        show_table(
+            ["variant", "max difference", "label flips", "rows", "verdict"],
+            [[v["name"], v["max_abs"], v["label_flips"], v["rows"], v["reason"]] for v in verdict["variants"]],
+        )
+    raise SystemExit(0 if verdict["verdict"] == "pass" else 3)
+
+
+@click.command()
+@click.argument("bundle", type=READABLE)
+@click.argument("data", type=READABLE)
+@click.option("--board", default="", help="Use the variant chosen for this board.")
+@click.option("-o", "--output", type=READABLE, help="Write a .csv there instead of printing.")
+@json_option
+def predict(bundle: Path, data: Path, board: str, output: Path | None, as_json: bool) -> None:
+    """Run BUNDLE over the rows of DATA through the device's own code."""
+    from edgeml.pipeline.examine import predict_rows, write_predictions
+
+    answers = predict_rows(bundle, data, board=board)
+    if output:
+        write_predictions(output, answers)
+        click.echo(f"{output}: {len(answers['rows']):,} rows", err=True)
+    if as_json:
+        show_json(answers)
+    elif not output:
+        show_table(answers["columns"], answers["rows"])
+
+
+@click.command()
+@click.argument("model", type=READABLE)
+@click.option("--device", "boards", multiple=True, help="Predict for this board; repeat for more.")
+@click.option("--measure", is_flag=True, help="Only measure here.")
+@click.option("--predict-only", is_flag=True, help="Only predict, run nothing.")
+@click.option("--seconds", default=1.0, show_default=True, help="Measure at least this long.")
+@json_option
+def bench(
+    model: Path, boards: tuple[str, ...], *, measure: bool, predict_only: bool, seconds: float, as_json: bool
+) -> None:
+    """Measure MODEL (.onnx) or a bundle on this machine, one row at a time, and predict it for boards."""
+    from edgeml.pipeline.benchmark import BenchOptions, bench_path
+
+    options = BenchOptions(boards=boards, measure=not predict_only, predict=not measure, seconds=seconds)
+    found = bench_path(model, options)
+    if as_json:
+        show_json(found)
+        return
+    show_table(
+        ["variant", "board", "p50 ms", "p90 ms", "p99 ms", "low", "predicted", "high ms", "memory MB", "how"],
+        [_bench_row(result) for result in found["results"]],
+    )
+
+
+def _bench_row(result: dict[str, Any]) -> list[object]:
+    measured, predicted = result["measured"] or {}, result["predicted"] or {}
+    times = [measured.get(name) for name in ("p50_ms", "p90_ms", "p99_ms")]
+    forecast = [predicted.get(name) for name in ("low", "predicted", "high")]
+    memory = result.get("memory_mb", {}).get("predicted")
+    notes = [predicted.get("method", ""), "" if measured.get("valid", True) else f"INVALID here: {measured['why']}"]
+    return [result["variant"], result["board"], *times, *forecast, memory, ", ".join(note for note in notes if note)]
+
+
+@click.group()
+def devices() -> None:
+    """Board profiles."""
+
+
+@devices.command("list")
+@json_option
+def devices_list(as_json: bool) -> None:
+    """The boards that have a profile."""
+    from edgeml.devices import read_boards
+
+    boards = read_boards().values()
+    if as_json:
+        show_json([board.to_plain() for board in boards])
+        return
+    show_table(
+        ["board", "title", "core", "cores", "GHz", "RAM MB", "int8 dot product"],
+        [
+            [b.name, b.title, b.core, b.cores, b.frequency_ghz, b.ram_mb, "yes" if b.dot_product else "no"]
+            for b in boards
+        ],
+    )
+
+
+@devices.command("show")
+@click.argument("board")
+@json_option
+def devices_show(board: str, as_json: bool) -> None:
+    """Every fact known of BOARD, with its source."""
+    from edgeml.devices import find_board
+
+    profile = find_board(board)
+    facts = profile.to_plain()
+    if as_json:
+        show_json(facts)
+        return
+    sources = facts.pop("sources")
+    show_table(["fact", "value", "source"], [[k, v, sources.get(k, "")] for k, v in facts.items() if v is not None])

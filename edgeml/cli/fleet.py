@@ -1,0 +1,150 @@
+"""Commands of the fleet: broker, server, deploy, fleet, federate."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from edgeml.transport.broker import Choice
+
+from edgeml.cli.screen import Screen, json_option, registry_option, show_json, show_table
+
+
+@click.command()
+@click.option("--port", default=1883, show_default=True, help="Port on 127.0.0.1; 0 takes a free one.")
+@click.option("--kind", type=click.Choice(["auto", "mosquitto", "embedded"]), default="auto", show_default=True)
+@json_option
+def broker(port: int, kind: Choice, as_json: bool) -> None:
+    """Run an MQTT broker for the lab: mosquitto if it is installed, else an embedded one. Loopback only."""
+    from edgeml.transport.broker import start_broker
+
+    with start_broker(port, kind=kind) as running:
+        facts = {"host": running.host, "port": running.port, "kind": running.kind}
+        show_json(facts) if as_json else click.echo(f"{running.kind} on {running.host}:{running.port}; Ctrl-C ends it")
+        running.wait()
+
+
+@click.command()
+@click.option("--broker", "address", default="127.0.0.1:1883", show_default=True, help="HOST:PORT of the MQTT broker.")
+@registry_option
+def server(address: str, registry_path: Path) -> None:
+    """Run the coordinator: it ships releases, runs rounds and collects telemetry until Ctrl-C."""
+    from edgeml.pipeline import retraining
+    from edgeml.registry import Registry
+    from edgeml.server import serve
+
+    registry = Registry.open(registry_path)
+    click.echo(f"enroll a device: edgeml-agent enroll --broker {address} --key {registry.public_key_hex()} --id NAME --board BOARD")
+    serve(registry, address, retrain=retraining(registry), log=lambda line: click.echo(line, err=True))
+
+
+@click.command()
+@click.argument("release")
+@click.option("--to", "selector", required=True, help="all, board:NAME, or device ids with commas between them.")
+@click.option("--wait", is_flag=True, help="Wait until every device runs it, or one failed.")
+@click.option("--deadline", "deadline_s", default=600.0, show_default=True, help="Seconds each device has.")
+@click.option("--soak-predictions", default=0, show_default=True, help="Real predictions a device must serve first.")
+@registry_option
+@json_option
+def deploy(release: str, selector: str, wait: bool, registry_path: Path, as_json: bool, **options: Any) -> None:
+    """Ship RELEASE (model, model@3 or model@digest) to devices."""
+    from edgeml.pipeline.wait import wait_rollout
+    from edgeml.registry import Registry
+
+    registry = Registry.open(registry_path)
+    model, _, which = release.partition("@")
+    registry.server_alive()
+    record = registry.rollout(registry.request_rollout(model, which or None, selector, **options))
+    if wait:
+        with Screen() as screen:
+            record = wait_rollout(registry, record.id, on_change=lambda now: screen.say("rollout", _line(now)))
+    plain = {"rollout": record.id, "model": record.model, "release": record.release, "state": record.state}
+    if as_json:
+        show_json({**plain, "devices": {name: dict(entry) for name, entry in record.devices.items()}})
+    else:
+        click.echo(f"{record.model} release {record.release} to {len(record.devices)} devices: {record.state} ({record.id})")
+
+
+def _line(record: Any) -> str:
+    states = [f"{name} {entry.get('step') or entry['state']}".lower() for name, entry in record.devices.items()]
+    return ", ".join(states)
+
+
+@click.group()
+def fleet() -> None:
+    """Devices: what they run, how they feel."""
+
+
+@fleet.command("list")
+@registry_option
+@json_option
+def fleet_list(registry_path: Path, as_json: bool) -> None:
+    """Every device that ever reported, what it runs and what it served."""
+    from edgeml.pipeline.fleet import device_rows
+    from edgeml.registry import Registry
+
+    rows = device_rows(Registry.open(registry_path), now=time.time())
+    if as_json:
+        show_json(rows)
+        return
+    show_table(
+        ["device", "board", "state", "release", "variant", "predictions", "errors", "p50 ms", "p90 ms", "samples", "notes"],
+        [
+            [
+                row["id"],
+                row["board"],
+                row["state"],
+                row["release"],
+                row["variant"],
+                row["predictions"],
+                row["errors"],
+                row["p50_ms"],
+                row["p90_ms"],
+                row["samples"],
+                "; ".join(row["notes"]),
+            ]
+            for row in rows
+        ],
+    )
+
+
+@click.command()
+@click.argument("model")
+@click.option("--rounds", default=5, show_default=True, help="How many rounds.")
+@click.option("--wait", is_flag=True, help="Wait until the rounds are done and judged.")
+@click.option("--min-devices", default=2, show_default=True, help="Updates a round needs: its quorum.")
+@click.option("--local-epochs", default=1, show_default=True)
+@click.option("--batch-size", default=16, show_default=True)
+@click.option("--learning-rate", default=0.05, show_default=True)
+@click.option("--momentum", default=0.9, show_default=True)
+@click.option("--deadline", "deadline_s", default=60.0, show_default=True, help="Seconds a round waits for updates.")
+@registry_option
+@json_option
+def federate(model: str, wait: bool, registry_path: Path, as_json: bool, **options: Any) -> None:
+    """Federated rounds over MODEL: released only if better on the server's validation rows."""
+    from edgeml.pipeline.fleet import federation_summary
+    from edgeml.pipeline.wait import wait_federation
+    from edgeml.registry import Registry
+
+    registry = Registry.open(registry_path)
+    registry.server_alive()
+    record = registry.federation(registry.request_federation(model, options))
+    if wait:
+        with Screen() as screen:
+            record = wait_federation(registry, record.id, on_round=lambda done: screen.say("round", _round(done)))
+    summary = federation_summary(record)
+    if as_json:
+        show_json(summary)
+    else:
+        click.echo(summary["verdict"])
+
+
+def _round(done: Any) -> str:
+    return (
+        f"{done.round}: {len(done.participants)} devices, {done.rows:,} rows, metric {done.metric:.4f}, "
+        f"loss {done.loss:.4f}, {done.bytes_up:,} bytes up, {done.seconds:.2f} s"
+    )

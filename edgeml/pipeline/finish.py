@@ -1,0 +1,69 @@
+"""The last stages: the release goes into the registry, the report and the summary into the run's folder."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeml import report
+from edgeml.devices import find_board
+from edgeml.files import write_atomic, write_bundle
+from edgeml.pipeline.plan import BUNDLE, REPORT, SUMMARY
+from edgeml.pipeline.subject import Proof, Stopwatch, Subject, write_subject
+from edgeml.pipeline.summary import summarize
+from edgeml.registry import Registry
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """Where a proof is delivered to, and the command the report says made it."""
+
+    registry: Registry
+    folder: Path
+    watch: Stopwatch
+    command: str
+
+
+def finish(proof: Proof, subject: Subject, delivery: Delivery) -> dict[str, Any]:
+    """Register the release, write bundle, report and summary, and return the summary.
+
+    The summary is written last: a folder without one is a run that did not finish.
+    """
+    folder, watch = delivery.folder, delivery.watch
+    boards = {name: find_board(name) for name in proof.choices}
+    where = {
+        "run": folder.name,
+        "bundle": str(folder / BUNDLE),
+        "report": str(folder / REPORT),
+        "command": delivery.command,
+    }
+    summary = {**summarize(proof, subject, boards), **where}
+    with watch.stage("registry"):
+        write_bundle(folder / BUNDLE, proof.bundle, delivery.registry.signing_key())
+        write_subject(folder, subject)
+        release = delivery.registry.add_release(proof.bundle, summary=summary, run_dir=str(folder))
+        watch.say(f"{release.model}@{release.number} is {release.release}")
+    with watch.stage("report"):
+        _track(subject, summary, delivery)
+        summary["timings_s"] = dict(watch.seconds)
+        write_report(folder / REPORT, summary)
+    summary["timings_s"] = dict(watch.seconds)
+    write_atomic(folder / SUMMARY, json.dumps(summary, indent=1).encode())
+    return summary
+
+
+def write_report(path: Path, summary: Mapping[str, Any], fleet: Mapping[str, Any] | None = None) -> None:
+    """Write the HTML report of `summary`, with the fleet's story where there is one."""
+    write_atomic(path, report.render(report.build_page(summary, fleet=fleet)).encode())
+
+
+def _track(subject: Subject, summary: Mapping[str, Any], delivery: Delivery) -> None:
+    if subject.project.track.mlflow == "off" or importlib.util.find_spec("mlflow") is None:
+        return
+    where = importlib.import_module("edgeml.tracking").log_run(summary, delivery.registry.root)
+    delivery.watch.say(f"logged to MLflow at {where}")

@@ -1,0 +1,78 @@
+"""The fleet as plain rows: for the command line, for programs, and for the report's story."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgeml import telemetry
+from edgeml.registry import DeviceRecord, FederationRecord, Registry, RolloutRecord
+
+
+def device_rows(registry: Registry, *, now: float) -> list[dict[str, Any]]:
+    """Return one row a device, as `edgeml fleet list --json` prints them; `now` is seconds since 1970."""
+    return [_device(device, now) for device in registry.devices()]
+
+
+def _device(device: DeviceRecord, now: float) -> dict[str, Any]:
+    served = telemetry.summarize(device.telemetry)
+    running = device.reported.running if device.reported else None
+    silent = max(0.0, now - device.last_seen)
+    return {
+        "id": device.id,
+        "board": device.board,
+        "state": "online" if device.online else f"offline for {silent:.0f} s",
+        "online": device.online,
+        "model": running.model if running else None,
+        "release": running.release if running else None,
+        "variant": running.variant if running else None,
+        "predictions": served.predictions,
+        "errors": served.errors,
+        "p50_ms": served.p50_ms,
+        "p90_ms": served.p90_ms,
+        "rss_mb": served.rss_mb,
+        "labels": dict(served.labels),
+        "last_error": served.last_error,
+        "samples": device.reported.samples if device.reported else 0,
+        "malformed": device.malformed,
+        "notes": list(device.notes),
+    }
+
+
+def federation_summary(record: FederationRecord) -> dict[str, Any]:
+    """Return what `edgeml federate --json` prints: the rounds, before and after, whether it was released."""
+    rounds = [
+        {
+            "round": done.round,
+            "participants": list(done.participants),
+            "refused": dict(done.refused),
+            "rows": done.rows,
+            "metric": done.metric,
+            "loss": done.loss,
+            "bytes_up": done.bytes_up,
+            "bytes_down": done.bytes_down,
+            "seconds": done.seconds,
+        }
+        for done in record.rounds
+    ]
+    outcome = dict(record.outcome)
+    return {
+        "federation": record.id,
+        "model": record.model,
+        "state": record.state,
+        "rounds": rounds,
+        "metric": outcome.get("metric"),
+        "before": outcome.get("before"),
+        "after": outcome.get("after"),
+        "test": outcome.get("test"),
+        "from": outcome.get("from"),
+        "released": outcome.get("released"),
+        "reason": outcome.get("reason", record.detail),
+        "verdict": f"{record.model}: {record.state.lower()}, {len(rounds)} rounds; {outcome.get('reason', record.detail)}",
+    }
+
+
+def rollout_row(record: RolloutRecord) -> dict[str, Any]:
+    """Return one rollout as the report shows it."""
+    states = {name: str(entry["state"]) for name, entry in record.devices.items()}
+    seconds = record.ended - record.created if record.ended else None
+    return {"release": record.release, "state": record.state, "devices": states, "seconds": seconds}

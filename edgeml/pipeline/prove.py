@@ -1,0 +1,130 @@
+"""The gates every float model walks through, whatever it came from: quantize, verify, bench, choose, bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from edgeml import bench, bundle, quantize, verify
+from edgeml.artifacts import FP32, Bundle, Choice, Measurement, OnnxModel, Skipped, Variant, Verdict
+from edgeml.devices import find_board
+from edgeml.errors import NothingFits, VerificationError
+from edgeml.files import Cache
+from edgeml.pipeline.plan import key, versions
+from edgeml.pipeline.subject import Proof, Stopwatch, Subject
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Where the work happens: the cache of stages and the watch."""
+
+    cache: Cache
+    watch: Stopwatch
+
+
+def prove(model: OnnxModel, subject: Subject, desk: Desk) -> Proof:
+    """Return the proof for `model`: its variants, what each gate says of them, and the bundle.
+
+    Raises VerificationError when not even the float model agrees with its source, NothingFits when
+    a board of the project gets no variant.
+    """
+    watch, run_key = desk.watch, key(model.digest, subject.dataset, subject.lineage, subject.project, versions())
+    with watch.stage("quantize"):
+        made = desk.cache.stage("quantize", run_key, lambda: _variants(model, subject))
+        variants = tuple(item for item in made if isinstance(item, Variant))
+        skipped = tuple(item for item in made if isinstance(item, Skipped))
+        watch.say(", ".join(variant.recipe for variant in variants))
+    with watch.stage("verify"):
+        verdicts = desk.cache.stage("verify", run_key, lambda: _verdicts(variants, subject))
+        watch.say("; ".join(f"{name} {'pass' if verdict.passed else 'fail'}" for name, verdict in verdicts.items()))
+        if not verdicts[FP32].passed:
+            raise VerificationError(f"the float model does not agree with its source: {verdicts[FP32].reason}")
+    with watch.stage("bench"):
+        measured = desk.cache.stage("bench", run_key, lambda: _measurements(variants, subject))
+        choices = _choices(variants, verdicts, Context(subject, measured))
+        for choice in choices.values():
+            watch.say(f"{choice.board}: {choice.reason}")
+    with watch.stage("bundle"):
+        shipped = tuple(variant for variant in variants if verdicts[variant.recipe].passed)
+        made_bundle = desk.cache.stage("bundle", run_key, lambda: _bundle(shipped, choices, Judged(subject, verdicts)))
+        watch.say(f"release {made_bundle.manifest.release}, {sum(map(len, made_bundle.blobs.values())):,} bytes")
+    return Proof(
+        variants=variants,
+        skipped=skipped,
+        verdicts=verdicts,
+        measurements=measured,
+        choices=choices,
+        bundle=made_bundle,
+    )
+
+
+@dataclass(frozen=True)
+class Context:
+    subject: Subject
+    measurements: Mapping[str, Measurement]
+
+
+def _variants(model: OnnxModel, subject: Subject) -> list[Variant | Skipped]:
+    precisions = subject.project.compile.precisions
+    if subject.calibration is None:
+        plain = quantize.quantize(model, subject.held_out, [FP32])
+        why = "no calibration rows: give --calibration to make int8 variants"
+        return [*plain, *(Skipped(name, why) for name in precisions if name != FP32)]
+    return quantize.quantize(model, subject.calibration, precisions)
+
+
+def _verdicts(variants: Sequence[Variant], subject: Subject) -> dict[str, Verdict]:
+    return {
+        variant.recipe: verify.verify(
+            variant,
+            subject.held_out,
+            subject.reference,
+            metric=subject.metric,
+            task=subject.task,
+            max_drop=subject.project.compile.max_accuracy_drop,
+        )
+        for variant in variants
+    }
+
+
+def _measurements(variants: Sequence[Variant], subject: Subject) -> dict[str, Measurement]:
+    return {variant.recipe: bench.measure_here(variant, subject.held_out) for variant in variants}
+
+
+def _choices(
+    variants: Sequence[Variant], verdicts: Mapping[str, Verdict], context: Context
+) -> dict[str, Choice]:
+    choices = {}
+    for target in context.subject.project.devices:
+        choices[target.board] = bench.choose(
+            target,
+            find_board(target.board),
+            variants=variants,
+            verdicts=list(verdicts.values()),
+            measurements=list(context.measurements.values()),
+        )
+    if misses := [choice for choice in choices.values() if not choice.fits]:
+        raise NothingFits("; ".join(f"{choice.board}: {choice.reason}" for choice in misses))
+    return choices
+
+
+@dataclass(frozen=True)
+class Judged:
+    subject: Subject
+    verdicts: Mapping[str, Verdict]
+
+
+def _bundle(variants: Sequence[Variant], choices: Mapping[str, Choice], judged: Judged) -> Bundle:
+    subject = judged.subject
+    return bundle.assemble(
+        name=subject.project.name,
+        task=subject.task,
+        features=subject.features,
+        classes=subject.classes,
+        target=subject.target,
+        variants=variants,
+        verdicts=list(judged.verdicts.values()),
+        choices=list(choices.values()),
+        goldens=subject.held_out,
+        lineage=subject.lineage,
+    )

@@ -1,0 +1,108 @@
+"""The front door for weights that were learned on devices: judged on the server's rows, then the usual gates."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgeml import metrics, verify
+from edgeml.artifacts import FP32, OnnxModel, Rows
+from edgeml.errors import NotFound, UnsupportedModel, VerificationError
+from edgeml.files import Cache
+from edgeml.pipeline.finish import Delivery, finish
+from edgeml.pipeline.plan import key, versions
+from edgeml.pipeline.prove import Desk, prove
+from edgeml.pipeline.run import Progress
+from edgeml.pipeline.subject import Stopwatch, Subject, read_subject
+from edgeml.registry import FederationRecord, Registry, Release, RoundRecord
+from edgeml.server import Learner
+
+LOSSES = {"classification": "softmax_cross_entropy", "regression": "mse"}
+
+
+class Retraining:
+    """What the server calls to begin and to end a federation: see `edgeml.server.Retrain`."""
+
+    def __init__(self, registry: Registry, progress: Progress) -> None:
+        self._registry, self._progress = registry, progress
+
+    def prepare(self, record: FederationRecord) -> Learner:
+        """Return the learner of the release that `record` starts from.
+
+        Raises NotFound when the folder it was built in is gone, UnsupportedModel for a model without
+        rows to judge it on.
+        """
+        release = self._registry.find(f"{record.model}@{record.release}")
+        subject = read_subject(Path(release.run_dir))
+        if subject.valid is None or subject.task not in LOSSES:
+            raise UnsupportedModel(
+                f"{record.model} was compiled from a file: there are no validation rows to judge a better one on; "
+                f"build it from data to federate it"
+            )
+        judge = Judge(self._registry, release, subject, self._progress)
+        return Learner(judge.fp32(), LOSSES[subject.task], judge.evaluate, judge.release)
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """One release, the rows it was judged on, and whether a successor is better."""
+
+    registry: Registry
+    before: Release
+    subject: Subject
+    progress: Progress
+
+    def fp32(self) -> OnnxModel:
+        bundle = self.registry.bundle_of(self.before)
+        found = [variant for variant in bundle.manifest.variants if variant.name == FP32]
+        if not found:
+            raise NotFound(f"{self.before.model}@{self.before.number} carries no {FP32} graph to train: build it with fp32")
+        return OnnxModel(bundle.blobs[found[0].graph.digest], source=bundle.manifest.lineage.get("fitted", ""))
+
+    def evaluate(self, model: OnnxModel) -> dict[str, float]:
+        """Return the metric of the gates and the loss of `model` on the server's validation rows."""
+        return self._scores(model, self.subject.valid or Rows({}))
+
+    def _scores(self, model: OnnxModel, rows: Rows) -> dict[str, float]:
+        task, metric = self.subject.task, self.subject.metric
+        loss = "log_loss" if task == "classification" else "rmse"
+        answers = verify.run_answers(model, Rows(rows.inputs), task)
+        assert rows.target is not None, "a data set always has its target"
+        found = metrics.evaluate(task, rows.target, answers, [metric, loss])
+        return {"metric": found[metric], "loss": found[loss] if task == "classification" else found[loss] ** 2}
+
+    def release(self, model: OnnxModel, rounds: Sequence[RoundRecord]) -> Mapping[str, Any]:
+        """Walk `model` through the gates if it is better than its predecessor on the validation rows."""
+        old, metric = self.fp32(), self.subject.metric
+        valid = {"before": self.evaluate(old)["metric"], "after": self.evaluate(model)["metric"]}
+        test = {name: self._scores(one, self.subject.held_out)["metric"] for name, one in (("before", old), ("after", model))}
+        told = {**valid, "metric": metric, "test": test, "from": self.before.release}
+        change = f"{metric} {valid['before']:.4f} -> {valid['after']:.4f} on {len(self.subject.valid or ())} validation rows"
+        if metrics.drop(metric, valid["before"], valid["after"]) >= 0:
+            return {**told, "released": None, "reason": f"not released, not better: {change}"}
+        try:
+            summary = self._walk(model, rounds)
+        except VerificationError as error:
+            return {**told, "released": None, "reason": f"not released, a gate refused it: {error}"}
+        return {**told, "released": summary["release"], "reason": f"released as {summary['release']}: {change}"}
+
+    def _walk(self, model: OnnxModel, rounds: Sequence[RoundRecord]) -> dict[str, Any]:
+        lineage = {
+            **{name: digest for name, digest in self.subject.lineage.items() if name != "fitted"},
+            "onnx": model.digest,
+            "parent": self.before.release,
+        }
+        devices = sorted({device for done in rounds for device in done.participants})
+        note = f"learned in {len(rounds)} federated rounds on {len(devices)} devices ({', '.join(devices[:8])})"
+        subject = dataclasses.replace(
+            self.subject,
+            reference=verify.run_answers(model, Rows(self.subject.held_out.inputs), self.subject.task),
+            lineage=lineage,
+            notes=(note, "its own float graph is the source that its variants are held to"),
+        )
+        run = key(model.digest, lineage, subject.project, versions())[:12]
+        runs, watch = Path(self.before.run_dir).parent, Stopwatch(self.progress)
+        desk = Desk(Cache(runs.parent / "cache"), watch)
+        return finish(prove(model, subject, desk), subject, Delivery(self.registry, runs / run, watch, "edgeml federate"))

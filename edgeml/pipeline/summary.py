@@ -1,0 +1,138 @@
+"""The plain summary of a run: what `--json` prints, what the report is drawn from."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from edgeml import metrics, verify
+from edgeml.artifacts import FP32, Choice, Measurement, Prediction, Rows, Variant
+from edgeml.devices import DeviceProfile
+from edgeml.pipeline.plan import versions
+from edgeml.pipeline.subject import Proof, Subject
+
+
+def summarize(proof: Proof, subject: Subject, boards: Mapping[str, DeviceProfile]) -> dict[str, Any]:
+    """Return everything about the run that a program or a reader may want, as JSON values."""
+    manifest, float_verdict = proof.bundle.manifest, proof.verdicts[FP32]
+    shipped = proof.bundle.manifest.default_variant
+    return {
+        "model": manifest.model,
+        "task": manifest.task,
+        "release": manifest.release,
+        "metric": subject.metric,
+        "created": manifest.created,
+        "dataset": dict(subject.dataset),
+        "metrics": {
+            "source": _source_metrics(subject),
+            "test": dict(float_verdict.metrics),
+        },
+        "search": [_candidate(candidate) for candidate in subject.candidates],
+        "variants": [_variant(variant, proof) for variant in proof.variants],
+        "skipped": [{"name": item.recipe, "reason": item.reason} for item in proof.skipped],
+        "devices": {name: _device(choice, subject, boards[name]) for name, choice in proof.choices.items()},
+        "default_variant": shipped,
+        "confusion": _confusion(proof, subject),
+        "notes": list(subject.notes),
+        "lineage": dict(manifest.lineage),
+        "environment": {**versions(), "python": platform.python_version(), **_environment(proof)},
+    }
+
+
+def _source_metrics(subject: Subject) -> dict[str, float]:
+    if subject.held_out.target is None:
+        return {}
+    return metrics.evaluate(subject.task, subject.held_out.target, subject.reference)
+
+
+def _candidate(candidate: Any) -> dict[str, Any]:
+    return {
+        "estimator": candidate.estimator,
+        "parameters": dict(candidate.parameters),
+        "score": candidate.score,
+        "spread": candidate.spread,
+        "seconds": candidate.seconds,
+    }
+
+
+def _variant(variant: Variant, proof: Proof) -> dict[str, Any]:
+    verdict = proof.verdicts[variant.recipe]
+    parity = verdict.parity
+    return {
+        "name": variant.recipe,
+        "bytes": len(variant.model.data),
+        "metrics": dict(verdict.metrics),
+        "accuracy_drop": verdict.accuracy_drop,
+        "accuracy_drop_upper": verdict.accuracy_drop_upper,
+        "parity": {
+            "max_abs": parity.max_abs,
+            "label_flips": parity.label_flips,
+            "ties": parity.ties,
+            "rows": parity.rows,
+        },
+        "host_latency_ms": _latency(proof.measurements[variant.recipe]),
+        "path": variant.model.digest,
+        "verdict": "pass" if verdict.passed else "fail",
+        "reason": verdict.reason,
+    }
+
+
+def _latency(measured: Measurement) -> dict[str, Any]:
+    return {
+        "p50": measured.p50,
+        "p90": measured.p90,
+        "p99": measured.p99,
+        "n": measured.n,
+        "ci95": list(measured.ci95),
+        "valid": measured.valid,
+        "why": measured.why,
+        "samples": list(measured.samples),
+    }
+
+
+def _device(choice: Choice, subject: Subject, board: DeviceProfile) -> dict[str, Any]:
+    chosen = choice.predictions[choice.variant]
+    target = next(target for target in subject.project.devices if target.board == choice.board)
+    return {
+        "variant": choice.variant,
+        "latency_ms": {**_prediction(chosen), "method": chosen.method, "coverage": chosen.coverage},
+        "memory_mb": chosen.memory_mb,
+        "fits": choice.fits,
+        "reason": choice.reason,
+        "limits": {"latency_p90_ms": target.latency_p90_ms, "memory_mb": target.memory_mb},
+        "predictions": {
+            name: {**_prediction(item), "memory_mb": item.memory_mb} for name, item in choice.predictions.items()
+        },
+        "profile": {
+            "title": board.title,
+            "core": board.core,
+            "cores": board.cores,
+            "frequency_ghz": board.frequency_ghz,
+            "ram_mb": board.ram_mb,
+        },
+    }
+
+
+def _prediction(prediction: Prediction) -> dict[str, float]:
+    return {"low": prediction.low, "predicted": prediction.predicted, "high": prediction.high}
+
+
+def _confusion(proof: Proof, subject: Subject) -> dict[str, Any] | None:
+    """Return the confusion matrix of the default variant on the held-out rows: rows are the truth."""
+    target, classes = subject.held_out.target, list(subject.classes)
+    if subject.task != "classification" or target is None or not classes:
+        return None
+    name = proof.bundle.manifest.default_variant
+    variant = next(variant for variant in proof.variants if variant.recipe == name)
+    labels = verify.run_answers(variant.model, Rows(subject.held_out.inputs), subject.task).labels
+    assert labels is not None, "a classifier answers with labels"
+    counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    np.add.at(counts, (target, labels), 1)
+    return {"labels": classes, "counts": counts.tolist()}
+
+
+def _environment(proof: Proof) -> dict[str, Any]:
+    return dict(proof.measurements[FP32].environment)

@@ -1,0 +1,31 @@
+"""The registry: releases and the fleet's state in a SQLite index, bytes in a content-addressed folder.
+
+The index is also the queue: `edgeml deploy` and `edgeml federate` insert a request, the server works on
+it and writes how it goes; any number of processes may look. No request is lost when a process dies.
+"""
+
+from edgeml.registry.fleet import Fleet
+from edgeml.registry.records import (
+    DeviceRecord,
+    FederationOptions,
+    FederationRecord,
+    Heartbeat,
+    Release,
+    RolloutOptions,
+    RolloutRecord,
+    RoundRecord,
+)
+from edgeml.registry.registry import Registry
+
+__all__ = [
+    "DeviceRecord",
+    "FederationOptions",
+    "FederationRecord",
+    "Fleet",
+    "Heartbeat",
+    "Registry",
+    "Release",
+    "RolloutOptions",
+    "RolloutRecord",
+    "RoundRecord",
+]

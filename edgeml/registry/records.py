@@ -1,0 +1,141 @@
+"""The rows of the index as frozen dataclasses. Times are seconds since 1970, UTC, so that processes agree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgeml.telemetry import Telemetry
+from edgeml_runtime.wire.messages import Reported
+
+REQUESTED, RUNNING, SUCCEEDED, FAILED = "REQUESTED", "RUNNING", "SUCCEEDED", "FAILED"
+ENDED = (SUCCEEDED, FAILED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """A verified bundle. `release` is its id, `number` counts the releases of one model from 1."""
+
+    model: str
+    release: str
+    number: int
+    created: float
+    manifest: str  # digest of the signed manifest's bytes: what an assignment names
+    manifest_bytes: int
+    summary: Mapping[str, Any]
+    run_dir: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceRecord:
+    """What the server last knew of a device."""
+
+    id: str
+    board: str = ""
+    online: bool = False
+    boot_id: str = ""
+    last_seen: float = 0.0
+    reported: Reported | None = None
+    telemetry: Telemetry = field(default_factory=Telemetry)
+    malformed: int = 0  # messages of it that could not be read
+    notes: tuple[str, ...] = ()  # what an operator should look at
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutOptions:
+    """How a release is shipped; see `edgeml.rollout.Policy`."""
+
+    deadline_s: float = 600.0
+    canary: int = 1
+    tolerated: float = 0.1
+    soak_predictions: int = 0
+    soak_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutRecord:
+    """A request to ship `release` to the devices of `selector`, and how it goes.
+
+    `devices` maps a device to {state, step, progress, reason, detail}; `state` is REQUESTED, RUNNING,
+    SUCCEEDED or FAILED.
+    """
+
+    id: str
+    model: str
+    release: str
+    selector: str
+    options: RolloutOptions
+    state: str
+    devices: Mapping[str, Mapping[str, Any]]
+    created: float
+    ended: float | None
+    detail: str
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in ENDED
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederationOptions:
+    """The rounds of a federation; the names are those of `federated:` in edgeml.yaml."""
+
+    rounds: int = 5
+    min_devices: int = 2
+    local_epochs: int = 1
+    batch_size: int = 16
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    min_rows: int = 20
+    deadline_s: float = 60.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundRecord:
+    """One finished round; `metric` and `loss` are the global model's, on the server's validation rows."""
+
+    round: int
+    participants: tuple[str, ...]
+    refused: Mapping[str, str]  # device -> why it took no part
+    rows: int
+    metric: float
+    loss: float
+    bytes_up: int
+    bytes_down: int
+    seconds: float  # from the offer to the aggregate
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederationRecord:
+    """A request for federated rounds over `model`, starting from `release`, and how it goes.
+
+    `outcome` is {before, after, released, reason}; `state` is REQUESTED, RUNNING, SUCCEEDED or FAILED.
+    It succeeds when the rounds were done and judged, also when the gate kept the old model.
+    """
+
+    id: str
+    model: str
+    release: str
+    options: FederationOptions
+    state: str
+    rounds: tuple[RoundRecord, ...]
+    outcome: Mapping[str, Any]
+    created: float
+    ended: float | None
+    detail: str
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in ENDED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heartbeat:
+    """The server that works on this registry; `time` is its last sign of life."""
+
+    pid: int
+    host: str
+    port: int
+    time: float

@@ -1,0 +1,93 @@
+"""Every device the server has heard of, in memory; what changed goes to the registry in batches."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Any
+
+from edgeml import telemetry
+from edgeml.registry import DeviceRecord, Fleet
+from edgeml_runtime.wire import MalformedMessage
+from edgeml_runtime.wire.messages import Metrics, Online, Reported
+
+BOOTS = 8  # boot ids remembered per device, to tell two agents with one id from a reboot
+NOTES = 5
+log = logging.getLogger(__name__)
+
+
+class Roster:
+    """The fleet's last known state. A device is listed from its first message on."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        # who is online is what the broker says now, not what the last server knew
+        self._records = {record.id: dataclasses.replace(record, online=False) for record in fleet.devices()}
+        self._boots: dict[str, list[str]] = {}
+        self._dirty: set[str] = set(self._records)
+
+    def __getitem__(self, device: str) -> DeviceRecord:
+        return self._records.get(device) or DeviceRecord(id=device)
+
+    def online(self) -> list[DeviceRecord]:
+        """Return the devices that are online, by id."""
+        return sorted((record for record in self._records.values() if record.online), key=lambda record: record.id)
+
+    def connected(self, device: str, message: Online, now: float) -> bool:
+        """Take an online message or a will; return whether the device has just come online.
+
+        A late will of an older boot says nothing about the present one. A boot id that comes back after another
+        one had taken its place cannot be a reboot: two agents run under one id.
+        """
+        known = self[device]
+        if not message.online and message.boot_id != known.boot_id:
+            return False
+        if message.online:
+            self._boot(device, message.boot_id)
+        arrived = message.online and not (known.online and message.boot_id == known.boot_id)
+        boot_id = message.boot_id if message.online else known.boot_id
+        self._save(device, now, online=message.online, boot_id=boot_id)
+        return arrived
+
+    def reported(self, device: str, message: Reported, now: float) -> bool:
+        """Take a device's state; return False for one that is older than what is known."""
+        known = self[device].reported
+        if known is not None and known.boot_id == message.boot_id and message.seq < known.seq:
+            return False
+        self._save(device, now, reported=message, board=message.board)
+        return True
+
+    def measured(self, device: str, message: Metrics, now: float) -> None:
+        """Take a telemetry snapshot."""
+        if message.latency is not None and not telemetry.well_formed(message.latency):
+            raise MalformedMessage(f"a latency histogram of {len(message.latency.counts)} counts that is none")
+        self._save(device, now, telemetry=telemetry.merge(self[device].telemetry, message))
+
+    def malformed(self, device: str, why: str, now: float) -> None:
+        """Count a message that could not be read; the first one of a device and every hundredth are logged."""
+        count = self[device].malformed + 1
+        if count % 100 == 1:
+            log.warning("%s sent message no. %d that cannot be read: %s", device, count, why)
+        self._save(device, now, malformed=count)
+
+    def flush(self) -> None:
+        """Write what changed, in one transaction."""
+        if self._dirty:
+            self._fleet.save_devices(self._records[device] for device in sorted(self._dirty))
+            self._dirty.clear()
+
+    def _boot(self, device: str, boot_id: str) -> None:
+        seen = self._boots.setdefault(device, [])
+        if boot_id in seen[:-1]:
+            note = f"boots {seen[-1]} and {boot_id} take turns: two agents run as {device!r}; enroll one anew"
+            if note not in self[device].notes:
+                log.warning("%s", note)
+                self._records[device] = dataclasses.replace(self[device], notes=(*self[device].notes, note)[-NOTES:])
+            seen.remove(boot_id)
+        if seen[-1:] != [boot_id]:
+            seen.append(boot_id)
+        del seen[:-BOOTS]
+
+    def _save(self, device: str, now: float, **changes: Any) -> None:
+        self._records[device] = dataclasses.replace(self[device], last_seen=now, **changes)
+        self._dirty.add(device)

@@ -1,0 +1,58 @@
+"""The command line as a user meets it: a real process, its output, its errors, its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command said and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def error(self) -> str:
+        """The one line an error is; anything more on stderr after progress fails the test."""
+        lines = [line for line in self.err.splitlines() if line.startswith(("error:", "Error:"))]
+        assert len(lines) == 1, f"expected one line of error, got: {self.err!r}"
+        assert "Traceback" not in self.err
+        return lines[0]
+
+
+Command = Callable[..., Said]
+
+
+@pytest.fixture
+def edgeml(tmp_path: Path) -> Command:
+    """Return a function that runs `edgeml` with a registry of its own."""
+    environment = {**os.environ, "EDGEML_REGISTRY": str(tmp_path / "registry"), "HOME": str(tmp_path / "home")}
+
+    def run(*words: object, cwd: Path | None = None) -> Said:
+        done = subprocess.run(
+            [sys.executable, "-m", "edgeml", *map(str, words)],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            env=environment,
+            cwd=cwd or tmp_path,
+            check=False,
+        )
+        return Said(done.returncode, done.stdout, done.stderr)
+
+    return run

@@ -1,0 +1,139 @@
+"""Federated rounds over both brokers, with devices that train for real."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from edgeml import graph, tasks
+from edgeml.autodiff import SGD, training_step
+from edgeml.registry import Registry
+from edgeml_runtime.session import Session
+from tests.server.stand_ins import Device, InMemoryRetrain, Server, a_bundle, a_model, until
+
+pytestmark = pytest.mark.broker
+OPTIONS = {"rounds": 3, "min_devices": 3, "learning_rate": 0.1, "deadline_s": 20}
+
+
+@pytest.fixture
+def cohort(registry: Registry, server: Server, device: Callable[..., Device]) -> list[Device]:
+    registry.add_release(a_bundle(a_model().data), summary={}, run_dir="")
+    return [device(name, seed=number) for number, name in enumerate(("a", "b", "c"))]
+
+
+def wait(registry: Registry, federation_id: str) -> str:
+    until(lambda: registry.federation(federation_id).is_over, f"federation {federation_id}")
+    return registry.federation(federation_id).state
+
+
+def test_rounds_improve_the_model_and_the_best_is_offered_for_release(
+    registry: Registry, cohort: list[Device], retrain: InMemoryRetrain
+) -> None:
+    federation_id = registry.request_federation("toy", OPTIONS)
+    assert wait(registry, federation_id) == "SUCCEEDED", registry.federation(federation_id).detail
+    record = registry.federation(federation_id)
+    assert [done.round for done in record.rounds] == [1, 2, 3]
+    for done in record.rounds:
+        assert (done.participants, done.rows, done.refused) == (("a", "b", "c"), 180, {})
+        assert done.bytes_up > 0
+        assert done.bytes_down > 0
+    assert record.rounds[-1].loss < record.outcome["before"]["loss"]
+    assert record.outcome["released"] == "new-release"
+    assert record.detail == "better after 3 rounds"
+    assert len(retrain.released) == 1
+
+
+def test_the_trajectory_over_mqtt_is_that_of_fedavg_without_it(
+    registry: Registry, cohort: list[Device], retrain: InMemoryRetrain
+) -> None:
+    federation_id = registry.request_federation("toy", OPTIONS)
+    assert wait(registry, federation_id) == "SUCCEEDED"
+    task = tasks.training(training_step(a_model(), optimizer=SGD(0.9)), epochs=1, batch_size=16)
+    session = Session(task.data)
+    parameters = dict(task.parameters)
+    for number in range(3):
+        scalars = {"lr": np.array(0.1, np.float32), "seed": np.array(number, np.int64)}
+        outputs = [session.run({**one.rows, **parameters, **scalars}) for one in cohort]
+        parameters = {
+            name: (value + sum(out[f"delta.{name}"].astype(np.float64) for out in outputs) / 3).astype(np.float32)
+            for name, value in parameters.items()
+        }
+    final = graph.initializers(retrain.released[0])
+    for name, value in parameters.items():
+        np.testing.assert_allclose(final[name], value, atol=1e-6)
+
+
+def test_a_device_that_refuses_is_left_out_by_name(registry: Registry, cohort: list[Device]) -> None:
+    cohort[1].refuses = "policy: no training"
+    federation_id = registry.request_federation("toy", OPTIONS | {"min_devices": 2, "rounds": 1})
+    assert wait(registry, federation_id) == "SUCCEEDED"
+    done = registry.federation(federation_id).rounds[0]
+    assert (done.participants, done.refused) == (("a", "c"), {"b": "policy: no training"})
+
+
+def test_a_round_below_quorum_ends_with_everybodys_reason(registry: Registry, cohort: list[Device]) -> None:
+    cohort[0].refuses = "policy: no training"
+    federation_id = registry.request_federation("toy", OPTIONS)
+    assert wait(registry, federation_id) == "FAILED"
+    detail = registry.federation(federation_id).detail
+    assert "of the 3 updates needed arrived" in detail
+    assert "a: policy: no training" in detail
+
+
+def test_a_federation_without_enough_devices_says_who_has_how_many_rows(
+    registry: Registry, server: Server, device: Callable[..., Device]
+) -> None:
+    registry.add_release(a_bundle(a_model().data), summary={}, run_dir="")
+    device("a", seed=1)
+    until(lambda: (found := registry.devices()[0].reported) is not None and found.samples == 60, "the samples")
+    federation_id = registry.request_federation("toy", OPTIONS | {"deadline_s": 0.3})
+    assert wait(registry, federation_id) == "FAILED"
+    assert "1 of the 3 updates needed" in registry.federation(federation_id).detail
+    assert "(20 needed): a 60" in registry.federation(federation_id).detail
+
+
+def test_a_device_with_a_broken_update_does_not_hold_up_the_others(registry: Registry, cohort: list[Device]) -> None:
+    cohort[2].rows["numeric"][:] = np.nan  # trains to NaN
+    federation_id = registry.request_federation("toy", OPTIONS | {"min_devices": 2, "rounds": 1})
+    assert wait(registry, federation_id) == "SUCCEEDED"
+    done = registry.federation(federation_id).rounds[0]
+    assert done.participants == ("a", "b")
+    assert "not finite" in done.refused["c"]
+
+
+@pytest.mark.fault
+def test_a_device_that_goes_away_is_not_waited_for_once_there_is_a_quorum(
+    registry: Registry, cohort: list[Device]
+) -> None:
+    cohort[2].on_block = cohort[2].vanish  # in the middle of pulling the task
+    federation_id = registry.request_federation("toy", OPTIONS | {"min_devices": 2, "rounds": 1})
+    assert wait(registry, federation_id) == "SUCCEEDED"
+    done = registry.federation(federation_id).rounds[0]
+    assert done.participants == ("a", "b")
+
+
+def test_a_federation_of_an_earlier_server_is_ended_with_its_reason(
+    registry: Registry, start_server: Callable[[], Server], device: Callable[..., Device]
+) -> None:
+    registry.add_release(a_bundle(a_model().data), summary={}, run_dir="")
+    first = start_server()
+    federation_id = registry.request_federation("toy", OPTIONS)
+    until(lambda: registry.federation(federation_id).state == "RUNNING", "the federation to start")
+    first.stop()
+    start_server()
+    assert wait(registry, federation_id) == "FAILED"
+    assert (
+        "the server stopped after 0 rounds; ask for the federation again" in registry.federation(federation_id).detail
+    )
+
+
+def test_a_failing_preparation_ends_the_federation_and_not_the_server(
+    registry: Registry, server: Server, retrain: InMemoryRetrain, device: Callable[..., Device]
+) -> None:
+    registry.add_release(a_bundle(a_model().data), summary={}, run_dir="")
+    federation_id = registry.request_federation("toy", OPTIONS | {"momentum": 2.0})
+    assert wait(registry, federation_id) == "FAILED"
+    assert "momentum 2.0: choose a number" in registry.federation(federation_id).detail
+    assert server.alive
