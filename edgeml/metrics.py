@@ -140,7 +140,7 @@ def find(name: str, task: ModelTask) -> Metric:
 
 
 def evaluate(
-    task: ModelTask, target: np.ndarray, answers: Answers, names: Sequence[str] | None = None
+    task: ModelTask, target: np.ndarray, answers: Answers, /, names: Sequence[str] | None = None
 ) -> dict[str, float]:
     """Return the value of every metric in `names`, or of every metric of `task`.
 

@@ -19,7 +19,7 @@ from edgeml.data.fingerprint import source_digest
 from edgeml.data.sources import TARGET, read_source
 from edgeml.data.splits import SHARE, split
 from edgeml.data.table import Table
-from edgeml.errors import DataError, ProjectError
+from edgeml.errors import ProjectError
 from edgeml.project import Project
 
 
@@ -122,10 +122,7 @@ def _official(key: str, source: str, known: Known) -> tuple[Rows, list[str]]:
     if known.truth.task == "classification":
         values = target.indices_of(table, name, known.truth.classes)
     else:
-        values = columns.numbers(table, name).astype(np.float32)
-        if np.isnan(values).any():
-            where = table.where(int(np.argmax(np.isnan(values))))
-            raise DataError(f"{where}: no value of the target {name!r}; fill it in")
+        values = target.values_of(table, name)
     if known.groups is not None and data.group and data.group in table.frame.columns:
         both = set(known.groups) & set(columns.texts(table, data.group))
         notes += [f"{len(both)} groups of {data.group!r} stand in both data.train and {key}"] if both else []

@@ -19,7 +19,7 @@ from edgeml.artifacts import Rows
 from edgeml.data import columns
 from edgeml.data.sources import SOURCES
 from edgeml.data.table import Table, read_records, read_table
-from edgeml.data.target import indices_of, look_up
+from edgeml.data.target import indices_of, look_up, values_of
 from edgeml.errors import DataError, NotFound
 from edgeml.project import Read
 
@@ -42,7 +42,7 @@ def read_rows(path: Path, manifest: Manifest, *, target: str | None = None) -> R
         return Rows(inputs)
     if manifest.task == "classification":
         return Rows(inputs, indices_of(table, name, manifest.classes))
-    return Rows(inputs, columns.numbers(table, name).astype(np.float32))
+    return Rows(inputs, values_of(table, name))
 
 
 def read_arrays(path: Path, inputs: tuple[TensorSpec, ...]) -> Rows:

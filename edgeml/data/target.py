@@ -51,6 +51,12 @@ def read_target(table: Table, name: str, *, task: ModelTask | None = None) -> Ta
     return Target("regression", (), value)
 
 
+def values_of(table: Table, name: str) -> np.ndarray:
+    """Return a regression's target as float32; raise DataError where a value is missing or no number."""
+    _refuse_missing(table, name)
+    return columns.numbers(table, name).astype(np.float32)
+
+
 def indices_of(table: Table, name: str, classes: Sequence[str]) -> np.ndarray:
     """Return the class index of every row; raise DataError at the first class that is none of `classes`."""
     _refuse_missing(table, name)
