@@ -65,7 +65,10 @@ def assemble(
         features=tuple(features),
         target=target,
         classes=tuple(classes),
-        variants=tuple(_variant(recipe, data, answers[recipe], threads or {}) for recipe, data in graphs.items()),
+        variants=tuple(
+            _variant(recipe, data, outputs=answers[recipe], threads=(threads or {}).get(recipe, 1))
+            for recipe, data in graphs.items()
+        ),
         default_variant=FP32 if FP32 in graphs else variants[0].recipe,
         boards={choice.board: choice.variant for choice in choices if choice.fits},
         goldens=blob_of(packed),
@@ -75,11 +78,8 @@ def assemble(
     return Bundle(_released(manifest, created), blobs)
 
 
-def _variant(
-    recipe: str, data: bytes, outputs: Mapping[str, np.ndarray], threads: Mapping[str, int]
-) -> ReleaseVariant:
-    bounds = _bounds(recipe, outputs)
-    return ReleaseVariant(name=recipe, graph=blob_of(data), bounds=bounds, threads=threads.get(recipe, 1))
+def _variant(recipe: str, data: bytes, *, outputs: Mapping[str, np.ndarray], threads: int) -> ReleaseVariant:
+    return ReleaseVariant(name=recipe, graph=blob_of(data), bounds=_bounds(recipe, outputs), threads=threads)
 
 
 def _released(manifest: Manifest, created: str | None) -> Manifest:

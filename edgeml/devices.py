@@ -94,7 +94,7 @@ def parse_board(text: str, *, name: str) -> DeviceProfile:
     if missing := required - facts.keys():
         raise ProjectError(f"board {name!r}: {', '.join(sorted(missing))} missing")
     for key, value in facts.items():
-        _check(key, value, hints[key], name)
+        _check(key, value, hints[key], board=name)
     return DeviceProfile(**(facts | {"name": name}))
 
 
@@ -116,7 +116,7 @@ def find_board(name: str) -> DeviceProfile:
     raise NotFound(f"no board {name!r} among {', '.join(boards)}; {hint}")
 
 
-def _check(key: str, value: Any, hint: Any, board: str) -> None:
+def _check(key: str, value: Any, hint: Any, *, board: str) -> None:
     """Raise ProjectError unless `value` is of the type that the profile declares for `key`."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:

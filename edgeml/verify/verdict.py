@@ -76,8 +76,9 @@ def _judge_fp32(found: Parity, relative: float) -> tuple[bool, str]:
 def _judge_drop(found: Parity, score: Score) -> tuple[bool, str]:
     passed = bool(score.upper <= score.limit)
     reason = (
-        f"{'passes' if passed else 'fails'}: {score.name} {'drops' if score.drop > 0 else 'changes'} by "
-        f"{abs(score.drop):.4g}, at most {score.upper:.4g} with {BOUND:.0%} confidence, {score.limit:.4g} is allowed; "
+        f"{'passes' if passed else 'fails'}: {score.name} is {abs(score.drop):.4g} "
+        f"{'worse' if score.drop > 0 else 'better' if score.drop < 0 else 'off'}, at most {score.upper:.4g} worse with "
+        f"{BOUND:.0%} confidence, {score.limit:.4g} is allowed; "
         f"{_agreement(found)}"
     )
     if not passed and score.drop <= score.limit:
@@ -121,7 +122,7 @@ def _score(
     wanted = sorted({*names, name}) if names and task == "classification" else None
     values = evaluate(task, rows.target, answers, wanted)
     worse = drop(name, evaluate(task, rows.target, reference, [name])[name], values[name])
-    drops = resampled_drops(name, rows.target, answers, reference, resamples=draws[0], seed=draws[1])
+    drops = resampled_drops(name, rows.target, answers, reference=reference, resamples=draws[0], seed=draws[1])
     upper = float(np.nanquantile(drops, BOUND)) if np.isfinite(drops).any() else float("inf")
     limit = max_drop * float(np.std(rows.target)) if name in IN_TARGET_UNITS else max_drop
     return Score(name, values, worse, upper, limit)

@@ -36,7 +36,7 @@ def a_product(rows: int = 128, inner: int = 512, outer: int = 512) -> tuple[list
 def chosen(variants, *, board=PI_4, failed=(), measurements=(), **limits):
     target = Board(board=board.name, **limits)
     verdicts = [a_verdict(variant.recipe, passed=variant.recipe not in failed) for variant in variants]
-    return bench.choose(target, board, variants, verdicts, measurements)
+    return bench.choose(target, board, variants=variants, verdicts=verdicts, measurements=measurements)
 
 
 @pytest.mark.parametrize("name", sorted(read_boards()))

@@ -9,9 +9,10 @@ from onnx import TensorProto, helper
 from edgeml import graph
 from edgeml.artifacts import FP32, Answers, OnnxModel, Rows, Variant
 from edgeml.errors import DataError, UserError, VerificationError
-from edgeml.metrics import METRICS
+from edgeml.metrics import METRICS, drop, rarer_class
 from edgeml.quantize import quantize
 from edgeml.verify import compare, resampled_drops, run_answers, verify
+from edgeml.verify.bootstrap import OF_LABELS
 from tests import networks
 
 
@@ -89,9 +90,24 @@ def test_the_vectorised_bootstrap_agrees_with_resampling_by_hand():
     draw = np.random.default_rng(0)
     target = draw.integers(0, 3, 200)
     mine, theirs = (Answers(draw.integers(0, 3, 200), draw.random((200, 3))) for _ in range(2))
-    found = resampled_drops("accuracy", target, mine, theirs, resamples=50, seed=7)
+    found = resampled_drops("accuracy", target, mine, reference=theirs, resamples=50, seed=7)
     index = np.random.default_rng(7).integers(0, 200, (50, 200))
     by_hand = [(theirs.labels[i] == target[i]).mean() - (mine.labels[i] == target[i]).mean() for i in index]
+    assert np.allclose(found, by_hand)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("metric", sorted(OF_LABELS))
+def test_every_metric_of_labels_is_resampled_to_what_its_table_says(metric, classes):
+    draw = np.random.default_rng(0)
+    target = np.sort(draw.integers(0, classes, 60) * draw.integers(0, 2, 60))  # unbalanced
+    mine, theirs = (Answers(draw.integers(0, classes, 60), draw.random((60, classes))) for _ in range(2))
+    found = resampled_drops(metric, target, mine, reference=theirs, resamples=30, seed=7)
+    positive = {"positive": rarer_class(target)} if classes == 2 else {}
+    by_hand = [
+        drop(metric, *(METRICS[metric].score(target[i], a.labels[i], a.scores[i], **positive) for a in (theirs, mine)))
+        for i in np.random.default_rng(7).integers(0, 60, (30, 60))
+    ]
     assert np.allclose(found, by_hand)
 
 
@@ -106,10 +122,10 @@ def test_every_metric_has_a_seeded_bootstrap_oriented_so_that_worse_is_positive(
         sure = np.eye(2)[target] * 0.8 + 0.1
         off = np.where(draw.random(120)[:, None] < 0.4, sure[:, ::-1], sure)
         good, bad = (Answers(scores.argmax(axis=1), scores) for scores in (sure, off))
-    drops = resampled_drops(metric, target, bad, good, resamples=40, seed=3)
+    drops = resampled_drops(metric, target, bad, reference=good, resamples=40, seed=3)
     assert np.nanmin(drops) > 0
-    assert np.array_equal(drops, resampled_drops(metric, target, bad, good, resamples=40, seed=3), equal_nan=True)
-    assert np.allclose(resampled_drops(metric, target, good, good, resamples=10), 0)
+    assert np.array_equal(drops, resampled_drops(metric, target, bad, reference=good, resamples=40, seed=3), equal_nan=True)
+    assert np.allclose(resampled_drops(metric, target, good, reference=good, resamples=10), 0)
 
 
 def test_an_error_in_target_units_is_limited_by_a_share_of_the_target_spread():
