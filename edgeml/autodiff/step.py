@@ -137,7 +137,7 @@ def _constant(node: NodeProto) -> np.ndarray | None:
 def _check_flat(nodes: Iterable[NodeProto]) -> None:
     for node in nodes:
         if any(attribute.type == AttributeProto.GRAPH for attribute in node.attribute):
-            raise UnsupportedModel(f"{describe(node)} holds a graph of its own: a model with branches or loops cannot train")
+            raise UnsupportedModel(f"{describe(node)} holds a graph of its own: branches and loops have no gradient")
 
 
 def _check_names(model: ModelProto, parameters: Iterable[str]) -> None:

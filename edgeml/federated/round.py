@@ -9,6 +9,7 @@ nothing and is counted per device, with the reason.
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from collections import Counter
 from collections.abc import Mapping
@@ -95,10 +96,10 @@ class Round:
         try:
             if update.rows < self.min_rows or update.device != device:
                 raise MalformedMessage(f"{update.rows} rows of {update.device}; need {self.min_rows} of {device}")
-            check_update(update.delta, self._parameters)
+            delta = check_update(update.delta, self._parameters)
         except MalformedMessage as error:
             return self.invalid(device, str(error), now)
-        self.updates[device] = update
+        self.updates[device] = dataclasses.replace(update, delta=delta)
         self.refused.pop(device, None)
         self._settle(now)
         return ""

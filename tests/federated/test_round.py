@@ -34,6 +34,13 @@ def test_a_round_closes_as_soon_as_every_device_answered() -> None:
     assert r.outcome is not None and r.outcome.seconds == 3 and len(r.outcome.updates) == 3 and r.outcome.error is None
 
 
+def test_changes_may_be_named_as_the_task_names_them() -> None:
+    r = a_round()
+    task_names = {f"delta.{name}": value for name, value in PARAMETERS.items()}
+    assert r.receive("a", an_update("a", delta=task_names), 1) == ""
+    assert r.updates["a"].delta.keys() == PARAMETERS.keys()
+
+
 def test_a_refusal_is_an_answer_too() -> None:
     r = a_round()
     r.receive("a", an_update("a"), 1)
