@@ -51,7 +51,7 @@ class Coordinator:
         self._deployments = Deployments(registry, self.roster, transport.publish)
         self._learning = Learning(registry, retrain)
         self._next_poll = self._next_beat = clock()
-        self._routes: dict[str, Callable[[Topic, bytes, float], None]] = {
+        self._routes: dict[str, Callable[[Topic, Incoming, float], None]] = {
             "online": self._online,
             "reported": self._reported,
             "req": self._requested,
@@ -100,30 +100,31 @@ class Coordinator:
         try:
             topic = topics.parse(incoming.topic)
             device = topic.device
-            self._routes[topic.kind](topic, incoming.payload, now)
+            self._routes[topic.kind](topic, incoming, now)
         except WireError as error:
             if device:
                 self.roster.malformed(device, str(error), time.time())
             else:
                 log.warning("left aside: %s", error)
 
-    def _online(self, topic: Topic, payload: bytes, now: float) -> None:
-        message = messages.decode(Online, payload)
-        arrived = self.roster.connected(topic.device, message, time.time())
-        if self._learning.current and arrived:
-            self._learning.current.came(topic.device, now)
-        elif self._learning.current and not self.roster[topic.device].online:
-            self._learning.current.went(topic.device, now)
+    def _online(self, topic: Topic, incoming: Incoming, now: float) -> None:
+        message = messages.decode(Online, incoming.payload)
+        self.roster.connected(topic.device, message, time.time(), live=not incoming.retained)
+        learning = self._learning.current
+        if learning and message.online and not incoming.retained:
+            learning.came(topic.device, now)
+        elif learning and not self.roster[topic.device].online:
+            learning.went(topic.device, now)
 
-    def _reported(self, topic: Topic, payload: bytes, now: float) -> None:
-        message = messages.decode(Reported, payload)
-        if self.roster.reported(topic.device, message, time.time()):
+    def _reported(self, topic: Topic, incoming: Incoming, now: float) -> None:
+        message = messages.decode(Reported, incoming.payload)
+        if self.roster.reported(topic.device, message, time.time(), live=not incoming.retained):
             if message.job is not None:
                 self._deployments.reported(topic.device, message.job, now)
             self._tick_learning(now)
 
-    def _requested(self, topic: Topic, payload: bytes, now: float) -> None:
-        request = messages.decode(BlockRequest, payload)
+    def _requested(self, topic: Topic, incoming: Incoming, now: float) -> None:
+        request = messages.decode(BlockRequest, incoming.payload)
         name, sent = topics.block(topic.device), 0
         for block in self._blocks.answer(request):
             self._transport.publish(name, block)
@@ -131,14 +132,14 @@ class Coordinator:
         if self._learning.current:
             self._learning.current.served(request.digest, sent)
 
-    def _telemetry(self, topic: Topic, payload: bytes, now: float) -> None:
+    def _telemetry(self, topic: Topic, incoming: Incoming, now: float) -> None:
         if topic.detail != "metrics":
             raise MalformedMessage(f"telemetry of kind {topic.detail!r}: this server reads metrics")
-        self.roster.measured(topic.device, messages.decode(Metrics, payload), time.time())
+        self.roster.measured(topic.device, messages.decode(Metrics, incoming.payload), time.time())
 
-    def _uploaded(self, topic: Topic, payload: bytes, now: float) -> None:
+    def _uploaded(self, topic: Topic, incoming: Incoming, now: float) -> None:
         if self._learning.current:
-            self._learning.current.uploaded(topic.device, topic.detail, payload, now=now)
+            self._learning.current.uploaded(topic.device, topic.detail, incoming.payload, now=now)
 
     def _tick_learning(self, now: float) -> None:
         if self._learning.current:

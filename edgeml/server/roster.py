@@ -33,25 +33,22 @@ class Roster:
         """Return the devices that are online, by id."""
         return sorted((record for record in self._records.values() if record.online), key=lambda record: record.id)
 
-    def connected(self, device: str, message: Online, now: float) -> bool:
-        """Take an online message or a will; return whether the device has just come online.
+    def connected(self, device: str, message: Online, now: float, *, live: bool) -> None:
+        """Take an online message or a will; `live` is False for one that the broker had retained.
 
-        A late will of an older boot says nothing about the present one. A boot id that comes back after another
-        one had taken its place cannot be a reboot: two agents run under one id.
+        A late will of an older boot says nothing about the present one.
         """
-        known = self[device]
-        if not message.online and message.boot_id != known.boot_id:
-            return False
-        if message.online:
+        if not message.online and message.boot_id != self[device].boot_id:
+            return
+        if message.online and live:
             self._boot(device, message.boot_id)
-        arrived = message.online and not (known.online and message.boot_id == known.boot_id)
-        boot_id = message.boot_id if message.online else known.boot_id
-        self._save(device, now, online=message.online, boot_id=boot_id)
-        return arrived
+        self._save(device, now, online=message.online, boot_id=message.boot_id)
 
-    def reported(self, device: str, message: Reported, now: float) -> bool:
+    def reported(self, device: str, message: Reported, now: float, *, live: bool) -> bool:
         """Take a device's state; return False for one that is older than what is known."""
         known = self[device].reported
+        if live:
+            self._boot(device, message.boot_id)
         if known is not None and known.boot_id == message.boot_id and message.seq < known.seq:
             return False
         self._save(device, now, reported=message, board=message.board)
@@ -77,6 +74,7 @@ class Roster:
             self._dirty.clear()
 
     def _boot(self, device: str, boot_id: str) -> None:
+        """Note a boot; one that comes back after another had taken its place cannot be a reboot."""
         seen = self._boots.setdefault(device, [])
         if boot_id in seen[:-1]:
             note = f"boots {seen[-1]} and {boot_id} take turns: two agents run as {device!r}; enroll one anew"

@@ -19,13 +19,13 @@ from edgeml import graph, tasks
 from edgeml.artifacts import OnnxModel, Task
 from edgeml.autodiff import SGD, training_step
 from edgeml.errors import EdgeMLError, QuorumNotReached
-from edgeml.federated import Assembly, Federation, Plan, Round, State, Update, check_update
+from edgeml.federated import Federation, Plan, State
 from edgeml.registry import FederationRecord, Registry, RoundRecord
 from edgeml.registry.records import FAILED, RUNNING, SUCCEEDED
 from edgeml.server.learner import Learner, Retrain
+from edgeml.server.open_round import OpenRound
 from edgeml.server.roster import Roster
-from edgeml_runtime.wire import DeviceError, WireError, blocks, messages, signed, topics
-from edgeml_runtime.wire.messages import UpdateHeader
+from edgeml_runtime.wire import DeviceError, signed, topics
 from edgeml_runtime.wire.plain import to_plain
 
 log = logging.getLogger(__name__)
@@ -49,17 +49,6 @@ class Start:
     learner: Learner
     task: Task
     before: Scores
-
-
-@dataclass
-class OpenRound:
-    """A round under way: its machine, its signed offer, and what each device has sent so far."""
-
-    machine: Round
-    envelope: bytes
-    assemblies: dict[str, Assembly]
-    digests: frozenset[str]  # of the blobs it makes devices pull
-    bytes_down: int
 
 
 class Rounds:
@@ -91,15 +80,12 @@ class Rounds:
             self._end(FAILED, f"{type(error).__name__}: {error}; the server's log has the trace")
 
     def uploaded(self, device: str, round_id: str, payload: bytes, *, now: float) -> None:
-        """Take a header or a block of an update; one of another round, or of a stranger, is left aside."""
+        """Take a header or a block of an update; one of another round is left aside."""
         current = self._round
-        if current is None or current.machine.id != round_id or device not in current.assemblies:
+        if current is None or current.machine.id != round_id:
             return
         try:
-            self._assemble(current, device, payload, now=now)
-        except WireError as error:
-            current.machine.invalid(device, str(error), now)
-            raise
+            current.take(device, payload, now=now)
         finally:
             self.tick(now)
 
@@ -116,8 +102,8 @@ class Rounds:
 
     def served(self, digest: str, count: int) -> None:
         """Count bytes sent to devices for this round."""
-        if self._round is not None and digest in self._round.digests:
-            self._round.bytes_down += count
+        if self._round is not None:
+            self._round.served(digest, count)
 
     def resend(self) -> None:
         """Publish the open round's offer; devices that are at it or done know its id."""
@@ -162,14 +148,7 @@ class Rounds:
         offer, blob = self._federation.offer(self._start.task)
         self._shop.registry.put_blob(blob)
         envelope = signed.sign(to_plain(offer), self._shop.registry.signing_key())
-        limit = offer.max_update_bytes
-        self._round = OpenRound(
-            machine,
-            envelope,
-            {name: Assembly(round=machine.id, device=name, max_update_bytes=limit) for name in machine.cohort},
-            frozenset({offer.graph, offer.parameters}),
-            len(envelope) * len(machine.cohort),
-        )
+        self._round = OpenRound(machine, offer, envelope=envelope, parameters=self._federation.parameters)
         self.resend()
         number = len(self._federation.history) + 1
         self._say(f"round {number} of {self.record.options.rounds}, {len(machine.cohort)} devices")
@@ -200,22 +179,6 @@ class Rounds:
             if device.reported and running and running.model == self.record.model:
                 found[device.id] = device.reported.samples
         return found
-
-    def _assemble(self, current: OpenRound, device: str, payload: bytes, *, now: float) -> None:
-        assembly = current.assemblies[device]
-        if blocks.is_block(payload):
-            assembly.add(blocks.decode(payload))
-        else:
-            header = messages.decode(UpdateHeader, payload)
-            if header.refused:
-                current.machine.refuse(device, header.refused, now)
-                return
-            assembly.open(header)
-        if assembly.complete and assembly.header is not None:
-            header, arrays = assembly.header, assembly.arrays()
-            delta = check_update(arrays, self._federation.parameters)
-            update = Update(device, header.rows, delta, metrics=header.metrics, size=header.size)
-            current.machine.receive(device, update, now)
 
     def _conclude(self, now: float) -> None:
         current = self._round

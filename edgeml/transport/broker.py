@@ -163,7 +163,7 @@ def _is_free(port: int) -> bool:
 
 
 def die_with_parent() -> None:
-    """In the child, before exec: the kernel ends it when its parent is gone, kill -9 included.
+    """Make the kernel end this process when its parent's thread is gone, kill -9 included: a `preexec_fn`.
 
     A change of user would undo this, so mosquitto's configuration names the user it already has.
     """

@@ -20,7 +20,7 @@ from edgeml_runtime.wire import topics
 
 CONNECT_TIMEOUT_S = 10.0
 KEEPALIVE_S = 30
-RECONNECT_S = (1, 30)  # paho doubles from the first to the second; one server is no herd, so no jitter
+RECONNECT_S = (1, 8)  # paho doubles from the first to the second; one server is no herd, so no jitter
 MAX_INFLIGHT = 100  # of QoS 1; brokers allow at least as many
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,8 @@ class ServerTransport:
             why = self._refused or f"no answer within {CONNECT_TIMEOUT_S:g} s"
             raise BrokerUnavailable(f"the broker at {where} does not let the server in: {why}; {way_out}")
 
-    def _on_connect(self, client: mqtt.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+    def _on_connect(self, client: mqtt.Client, *told: Any) -> None:
+        _data, _flags, reason, _properties = told
         if reason.is_failure:
             self._refused = str(reason)
             return
@@ -104,7 +105,8 @@ class ServerTransport:
         self._subscribed.set()
         self.inbox.put(SUBSCRIBED)
 
-    def _on_disconnect(self, _client: mqtt.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+    def _on_disconnect(self, _client: mqtt.Client, *told: Any) -> None:
+        _data, _flags, reason, _properties = told
         if reason.is_failure and self._subscribed.is_set():
             log.warning("lost the broker at %s:%d (%s); trying again", self.host, self.port, reason)
 
