@@ -82,11 +82,13 @@ def show_summary(summary: dict[str, Any]) -> None:
                 variant["metrics"].get(summary["metric"]),
                 variant["accuracy_drop_upper"],
                 variant["host_latency_ms"]["p50"],
-                f"{variant['verdict']}: {variant['reason']}",
+                variant["verdict"],
             ]
             for variant in summary["variants"]
         ],
     )
+    for variant in summary["variants"]:
+        click.echo(f"{variant['name']} {variant['reason']}")
     for item in summary["skipped"]:
         click.echo(f"{item['name']}: {item['reason']}")
     click.echo()

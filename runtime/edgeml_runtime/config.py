@@ -1,8 +1,8 @@
 """What an agent is told at enrolment and keeps in its state folder, and the lock on that folder.
 
-    agent.json   id, broker, trusted keys, board, policy      http.json   where the running agent listens
-    job.json     the last assignment and how far it came      lock        held while an agent runs
-    blobs/ slots/ samples.db
+agent.json   id, broker, trusted keys, board, policy      http.json   where the running agent listens
+job.json     the last assignment and how far it came      lock        held while an agent runs
+blobs/ slots/ samples.db
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ class Config:
         if not 0 < self.port < 65536 or not 0 <= self.http_port < 65536:
             raise AgentRefused(f"ports {self.port} and {self.http_port}: use 1 to 65535 (HTTP: 0 takes a free one)")
         if not self.trusted or not all(_is_key(key) for key in self.trusted):
-            raise AgentRefused("a trusted key is 64 hexadecimal digits: copy it from the line that `edgeml server` prints")
+            raise AgentRefused(
+                "a trusted key is 64 hexadecimal digits: copy it from the line that `edgeml server` prints"
+            )
         if self.telemetry_s <= 0:
             raise AgentRefused(f"telemetry_s is {self.telemetry_s:g}: give a positive number of seconds")
 
@@ -79,7 +81,9 @@ def read_config(state: Path) -> Config:
         with path.open("rb") as stream:
             return from_plain(Config, json.loads(stream.read(MAX_CONFIG_BYTES)))
     except FileNotFoundError as error:
-        raise AgentRefused(f"no device is enrolled in {state}: run `edgeml-agent enroll` first, or name its --state") from error
+        raise AgentRefused(
+            f"no device is enrolled in {state}: run `edgeml-agent enroll` first, or name its --state"
+        ) from error
     except OSError as error:
         raise AgentRefused(f"{path}: {error.strerror}; run as the user that enrolled it") from error
     except (ValueError, MalformedMessage) as error:
@@ -132,7 +136,9 @@ def write_atomic(path: Path, data: bytes) -> None:
             raise
         fresh.unlink(missing_ok=True)
         free = free_bytes(path.parent)
-        raise StorageFull(f"{path.name} needs {len(data):,} bytes and {path.parent} has {free:,} free; free some space") from error
+        raise StorageFull(
+            f"{path.name} needs {len(data):,} bytes and {path.parent} has {free:,} free; free some space"
+        ) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -55,7 +55,12 @@ class Journal:
 
     def save(self, record: Record) -> None:
         """Write everything; raise StorageFull when it does not fit."""
-        plain = {"envelope": self.envelope, "received": self.received, "starts": self.starts, "record": to_plain(record)}
+        plain = {
+            "envelope": self.envelope,
+            "received": self.received,
+            "starts": self.starts,
+            "record": to_plain(record),
+        }
         write_atomic(self.path, json.dumps(plain).encode())
 
 

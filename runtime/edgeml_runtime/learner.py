@@ -165,7 +165,9 @@ def check_graph(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], *, 
     for spec in outputs:
         if spec.dtype not in ITEM_BYTES or any(axis < 0 for axis in spec.shape):
             shape = ", ".join("any" if axis < 0 else str(axis) for axis in spec.shape)
-            raise TaskRefused(f"output {spec.name!r} of shape ({shape}) could carry rows away: all must be fixed numbers")
+            raise TaskRefused(
+                f"output {spec.name!r} of shape ({shape}) could carry rows away: all must be fixed numbers"
+            )
     update = [spec for spec in outputs if spec.name.startswith(DELTA)]
     metrics = sum(math.prod(spec.shape) for spec in outputs if not spec.name.startswith(DELTA))
     size = sum(math.prod(spec.shape) * ITEM_BYTES[spec.dtype] for spec in update)
@@ -212,10 +214,14 @@ def feeds(
 def update_of(answers: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Return the update by parameter and the losses; raise TaskRefused when a number is not finite."""
     update = {name.removeprefix(DELTA): array for name, array in answers.items() if name.startswith(DELTA)}
-    losses = {name: float(answers[name]) for name in (LOSS_BEFORE, LOSS_AFTER) if name in answers and not answers[name].shape}
+    losses = {
+        name: float(answers[name]) for name in (LOSS_BEFORE, LOSS_AFTER) if name in answers and not answers[name].shape
+    }
     broken = sum(int(np.count_nonzero(~np.isfinite(array))) for array in update.values())
     if broken or not all(math.isfinite(loss) for loss in losses.values()):
-        raise TaskRefused(f"training diverged here: {broken} numbers of the update are NaN or infinite; lower the learning rate")
+        raise TaskRefused(
+            f"training diverged here: {broken} numbers of the update are NaN or infinite; lower the learning rate"
+        )
     return update, losses
 
 

@@ -121,4 +121,6 @@ class Pull:
         self._fresh = REFILL
         if self._damaged >= MAX_DAMAGED:
             digest = self._wanted[0].digest[:12]
-            raise BadDigest(f"blob {digest}: block {block.index} arrived damaged, {self._damaged} damaged blocks in all")
+            raise BadDigest(
+                f"blob {digest}: block {block.index} arrived damaged, {self._damaged} damaged blocks in all"
+            )

@@ -45,12 +45,18 @@ def parse(manifest: Manifest, rows: Any) -> dict[str, np.ndarray]:
 
 def parse_bytes(manifest: Manifest, data: bytes) -> dict[str, np.ndarray]:
     """Return the model's one numeric input from raw little-endian float32, whole rows."""
-    if len(manifest.inputs) != 1 or manifest.inputs[0].dtype != "float32" or any(a < 0 for a in manifest.inputs[0].shape[1:]):
+    if (
+        len(manifest.inputs) != 1
+        or manifest.inputs[0].dtype != "float32"
+        or any(a < 0 for a in manifest.inputs[0].shape[1:])
+    ):
         raise ShapeMismatch("raw float32 is for models with one float32 input of fixed size: send JSON")
     spec = manifest.inputs[0]
     width = math.prod(spec.shape[1:])
     if not data or len(data) % (4 * width):
-        raise ShapeMismatch(f"{len(data)} bytes are no whole rows: a row of {spec.name!r} is {width} float32, {4 * width} bytes")
+        raise ShapeMismatch(
+            f"{len(data)} bytes are no whole rows: a row of {spec.name!r} is {width} float32, {4 * width} bytes"
+        )
     return {spec.name: np.frombuffer(data, dtype="<f4").reshape(-1, *spec.shape[1:]).astype(np.float32)}
 
 
@@ -69,7 +75,9 @@ def parse_target(manifest: Manifest, target: Any, *, row: int = 1) -> float | in
             return manifest.classes.index(spelled)
         if type(target) is int and 0 <= target < len(manifest.classes):
             return target
-        raise ShapeMismatch(f"row {row}: target {_show(target)} is no class of {manifest.model}: {_names(manifest.classes)}")
+        raise ShapeMismatch(
+            f"row {row}: target {_show(target)} is no class of {manifest.model}: {_names(manifest.classes)}"
+        )
     if isinstance(target, bool) or not isinstance(target, int | float) or not math.isfinite(target):
         raise ShapeMismatch(f"row {row}: target {_show(target)} is not a finite number")
     return float(target) if manifest.task == "regression" else target
@@ -90,7 +98,9 @@ def read_text(manifest: Manifest, text: str, *, name: str) -> list[Any]:
         raise ShapeMismatch(f"{name} holds a header and no rows")
     for number, line in enumerate(lines[1:], start=1):
         if len(line) != len(header):
-            raise ShapeMismatch(f"{name}: row {number} has {len(line)} values, its header {len(header)}: correct that row")
+            raise ShapeMismatch(
+                f"{name}: row {number} has {len(line)} values, its header {len(header)}: correct that row"
+            )
     return [dict(zip(header, line, strict=True)) for line in lines[1:]]
 
 
@@ -109,7 +119,9 @@ def _cells(features: Sequence[Feature], row: Any, number: int) -> Sequence[Any]:
     names = [feature.name for feature in features]
     if isinstance(row, dict):
         if missing := [name for name in names if name not in row]:
-            raise ShapeMismatch(f"row {number}: column {missing[0]!r} is missing; it has {_names([str(key) for key in row])}")
+            raise ShapeMismatch(
+                f"row {number}: column {missing[0]!r} is missing; it has {_names([str(key) for key in row])}"
+            )
         return [row[name] for name in names]
     if not isinstance(row, list):
         raise ShapeMismatch(f"row {number}: {_show(row)} is neither a list nor an object by column name")

@@ -51,7 +51,11 @@ class Answer:
 
     def document(self) -> dict[str, Any]:
         """Return the answer as JSON-ready values."""
-        told: dict[str, Any] = {"model": self.running.model, "release": self.running.release, "variant": self.running.variant}
+        told: dict[str, Any] = {
+            "model": self.running.model,
+            "release": self.running.release,
+            "variant": self.running.variant,
+        }
         if self.manifest.task == "classification" and LABEL in self.outputs:
             told["labels"] = self.labels
             if PROBABILITIES in self.outputs:
@@ -164,4 +168,6 @@ def plain(array: np.ndarray) -> list[Any]:
     """Return `array` as nested lists; what JSON has no number for (NaN, infinite) is None."""
     if array.dtype.kind != "f" or np.isfinite(array).all():
         return array.tolist()  # type: ignore[no-any-return]
-    return np.where(np.isfinite(array), array.astype(object), None).tolist()  # type: ignore[no-any-return]
+    told = array.astype(object)
+    told[~np.isfinite(array)] = None
+    return told.tolist()  # type: ignore[no-any-return]

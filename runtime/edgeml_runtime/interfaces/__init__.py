@@ -1,0 +1,1 @@
+"""How programs on the device reach the model: HTTP on the local interface."""

@@ -1,0 +1,165 @@
+"""The hands of a federated round: fetch the task, run it over the local rows, send the update.
+
+The run happens in a worker thread: predictions and the agent's loop go on. Rows are read only then,
+and nothing but the checked outputs of the task leaves this module.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeml_runtime import learner
+from edgeml_runtime.config import BLOBS, Config
+from edgeml_runtime.errors import DeviceError, MalformedMessage, TaskRefused
+from edgeml_runtime.learner import Effect, Facts, Fetch, LocalRound, Phase, Refuse, Train, Upload
+from edgeml_runtime.pull import Pull, Want
+from edgeml_runtime.samples import Samples
+from edgeml_runtime.serving import Serving
+from edgeml_runtime.session import Session
+from edgeml_runtime.wire import blocks, signed, tensors, topics
+from edgeml_runtime.wire.messages import TaskOffer, UpdateHeader, encode, from_document
+from edgeml_runtime.worker import Outcome, Worker
+
+WHO = "round"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What one round's upload is made of."""
+
+    body: bytes
+    rows: int
+    metrics: dict[str, float]
+
+
+class Trainer:
+    """Carries one federated round at a time; `send(topic, payload, qos=...)` publishes."""
+
+    def __init__(
+        self,
+        config: Config,
+        state: Path,
+        *,
+        boot_id: str,
+        serving: Serving,
+        samples: Samples,
+        post: Callable[[Outcome], None],
+        send: Callable[..., object],
+    ) -> None:
+        self._config, self._boot_id = config, boot_id
+        self._serving, self._samples, self._send = serving, samples, send
+        self._blobs = state / BLOBS
+        self.machine = LocalRound(config.policy)
+        self.pull: Pull | None = None
+        self._worker = Worker(WHO, post)
+        self._trained: Trained | None = None
+
+    def offered(self, envelope: bytes, round_id: str, now: float) -> None:
+        """Take a signed offer from the topic of `round_id`; raise WireError when nobody trusted signed it."""
+        offer = from_document(TaskOffer, signed.verify(envelope, self._config.trusted))
+        if offer.round != round_id:
+            raise MalformedMessage(f"an offer of round {offer.round} arrived on the topic of {round_id}")
+        running = self._serving.running
+        facts = Facts(self._config.device, self._samples.labelled(), running.model if running else "")
+        self.do(self.machine.offered(offer, facts, now))
+
+    def ended(self, outcome: Outcome, now: float) -> None:
+        """Take what the worker has done."""
+        offer = self.machine.offer
+        if offer is None or outcome.tag != offer.round:
+            return
+        if outcome.event == "trained":
+            self._trained = outcome.value
+        self.do(
+            self.machine.outcome(outcome.event, reason=f"{outcome.reason}: {outcome.detail}" if outcome.error else "")
+        )
+
+    def tick(self, now: float) -> None:
+        """Let the deadline pass."""
+        self.do(self.machine.tick(now))
+
+    def pulled(self, now: float) -> None:
+        """Take note of the progress of `pull`, which the loop drives."""
+        if self.pull is not None and self.pull.done:
+            self.pull = None
+            self.do(self.machine.outcome("arrived"))
+
+    def failed(self, error: DeviceError | OSError, now: float) -> None:
+        """Take note that `pull` cannot go on."""
+        self.do(self.machine.outcome("failed", reason=f"{type(error).__name__}: {error}"))
+
+    def reconnected(self, now: float) -> None:
+        """Answer again what the broker may have lost."""
+        self.do(self.machine.reconnected(now))
+
+    def do(self, effects: list[Effect]) -> None:
+        """Carry out what the machine asks for."""
+        for effect in effects:
+            match effect:
+                case Fetch(offer):
+                    self._fetch(offer)
+                case Train(offer):
+                    self._worker.submit(offer.round, "trained", lambda offer=offer: self._train(offer))  # type: ignore[misc]
+                case Upload(offer):
+                    self._upload(offer)
+                case Refuse(offer, reason):
+                    log.info("round %s: no part: %s", offer.round, reason)
+                    self._answer(self._header(offer.round, refused=reason))
+        if self.machine.phase is not Phase.FETCHING and self.pull is not None:
+            self.pull.close()
+            self.pull = None
+
+    def keep(self) -> set[str]:
+        """Return the digests of blobs that the next round may want again: the graph, not the parameters."""
+        return {self.machine.offer.graph} if self.machine.offer else set()
+
+    def _fetch(self, offer: TaskOffer) -> None:
+        if self.pull is not None:
+            self.pull.close()
+        self._trained = None
+        wanted = [
+            Want(digest=offer.graph, size=offer.graph_bytes),
+            Want(digest=offer.parameters, size=offer.parameters_bytes),
+        ]
+        self.pull = Pull(self._blobs, wanted)
+
+    def _train(self, offer: TaskOffer) -> Trained:
+        """Run the task once over all labelled rows. In the worker's thread."""
+        start = time.perf_counter()
+        session = Session(self._blobs / offer.graph)
+        limit = min(offer.max_update_bytes, self._config.policy.max_update_bytes)
+        learner.check_graph(session.inputs, session.outputs, max_update_bytes=limit)
+        rows = self._samples.rows()
+        count = len(rows[1])
+        if count < (needed := max(offer.min_rows, self._config.policy.min_rows)):
+            raise TaskRefused(f"{count} labelled rows, and {needed} are needed: label more")
+        parameters = tensors.unpack((self._blobs / offer.parameters).read_bytes())
+        given = learner.feeds(session.inputs, rows, scalars=offer.scalars, parameters=parameters)
+        update, metrics = learner.update_of(session.run(given))
+        body = tensors.pack(update)
+        if len(body) > limit:
+            raise TaskRefused(f"an update of {len(body):,} bytes, and {limit:,} are allowed")
+        return Trained(body, count, {**metrics, "seconds": time.perf_counter() - start})
+
+    def _upload(self, offer: TaskOffer) -> None:
+        trained = self._trained
+        if trained is None:
+            return
+        digest = blocks.digest_of(trained.body)
+        header = self._header(
+            offer.round, rows=trained.rows, digest=digest, size=len(trained.body), metrics=trained.metrics
+        )
+        self._answer(header)
+        for index, data in enumerate(blocks.split(trained.body)):
+            self._send(topics.update(self._config.device, offer.round), blocks.encode(digest, index, data), qos=1)
+
+    def _answer(self, header: UpdateHeader) -> None:
+        self._send(topics.update(self._config.device, header.round), encode(header), qos=1)
+
+    def _header(self, round_id: str, *, rows: int = 0, **facts: object) -> UpdateHeader:
+        return UpdateHeader(round=round_id, device=self._config.device, boot_id=self._boot_id, rows=rows, **facts)  # type: ignore[arg-type]
