@@ -24,6 +24,7 @@ from edgeml.project import Read
 
 MISSING = frozenset({"", "NA", "NaN", "nan", "null"})
 SEPARATORS = (",", ";", "\t", "|", " ")  # tried in this order; the blank stands for any run of blanks
+FEWEST_NAMED = 3  # rows before one field too many can be taken for row names
 GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -70,7 +71,7 @@ def read_table(path: Path, read: Read = Read()) -> Table:  # noqa: B008 - a froz
     body, lines = records.rows[first:], records.lines[first:]
     if not body:
         raise DataError(f"{path.name} has a header and no rows: add rows, or set data.read.header to false")
-    if all(len(row) == len(header) + 1 for row in body) and not read.names:
+    if _named_rows(body, len(header)) and not read.names:
         body = [row[1:] for row in body]
         notes = [*notes, f"{path.name}: the first field of each row is a row name without a header; left out"]
     for row, line in zip(body, lines, strict=True):
@@ -83,6 +84,15 @@ def read_table(path: Path, read: Read = Read()) -> Table:  # noqa: B008 - a froz
     columns = {name: _cells(column, missing) for name, column in zip(header, zip(*body, strict=True), strict=True)}
     frame = pd.DataFrame(columns, dtype=object)
     return Table(frame, np.array(lines), (path.name,), read.decimal, tuple(notes))
+
+
+def _named_rows(body: Sequence[Sequence[str]], width: int) -> bool:
+    """Say whether each row begins with a name of its own that has no header; a row or two may just be too wide."""
+    return (
+        len(body) >= FEWEST_NAMED
+        and all(len(row) == width + 1 for row in body)
+        and len({row[0] for row in body}) == len(body)
+    )
 
 
 def stack(tables: Sequence[Table]) -> Table:
