@@ -81,6 +81,11 @@ class Federated(Section):
 class Track(Section):
     mlflow: Literal["auto", "off"] = "auto"
 
+    @pydantic.field_validator("mlflow", mode="before")
+    @classmethod
+    def _yaml_reads_off_as_false(cls, value: Any) -> Any:
+        return "off" if value is False else value
+
 
 class Project(Section):
     """One project file; `folder` is where it stands."""

@@ -171,7 +171,7 @@ def _federate(scene: Scene, options: DemoOptions, rows: list[int]) -> dict[str, 
 def _story(scene: Scene, federation: dict[str, Any], alone: list[dict[str, Any]]) -> dict[str, Any]:
     test = federation["test"]
     return {
-        "before": {"metric": "accuracy", "value": test["before"], "release": federation["from"]},
+        "before": {"metric": "accuracy", "value": test["before"], "validation": federation["before"], "release": federation["from"]},
         "after": {
             "metric": "accuracy",
             "value": test["after"],

@@ -264,7 +264,8 @@ def _origin(summary: Mapping[str, Any]) -> Section:
 
 def _fleet_sections(fleet: Mapping[str, Any]) -> list[Section]:
     before, after, rounds = fleet["before"], fleet["after"], fleet["rounds"]
-    points = [{"name": f"round {r['round']}", "value": r["metric"], "note": _round_note(r)} for r in rounds]
+    points = [{"name": "before", "value": before["validation"], "note": f"release {before['release']}"}]
+    points += [{"name": f"round {r['round']}", "value": r["metric"], "note": _round_note(r)} for r in rounds]
     figures = [
         Figure(
             f"{after['metric']} round by round",

@@ -7,6 +7,7 @@ blobs/ slots/ samples.db
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -132,7 +133,7 @@ def write_atomic(path: Path, data: bytes) -> None:
         fresh.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        if error.errno != 28:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         fresh.unlink(missing_ok=True)
         free = free_bytes(path.parent)

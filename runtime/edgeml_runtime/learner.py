@@ -103,7 +103,7 @@ class LocalRound:
         return self.phase in (Phase.FETCHING, Phase.TRAINING)
 
     def offered(self, offer: TaskOffer, facts: Facts, now: float) -> list[Effect]:
-        """Take a verified offer. Of a round that is under way nothing is begun twice; a finished one is answered again."""
+        """Take a verified offer. A round under way is not begun twice; a finished one is answered again."""
         if facts.device not in offer.cohort:
             return []
         if self.offer is not None and offer.round == self.offer.round:
@@ -126,7 +126,8 @@ class LocalRound:
         if facts.rows < rows:
             return f"{facts.rows} labelled rows, and {rows} are needed: label more"
         if offer.max_update_bytes > policy.max_update_bytes:
-            return f"updates of {offer.max_update_bytes:,} bytes, and the owner's policy allows {policy.max_update_bytes:,}"
+            limit = policy.max_update_bytes
+            return f"updates of {offer.max_update_bytes:,} bytes, and the owner's policy allows {limit:,}"
         return ""
 
     def outcome(self, event: str, *, reason: str = "") -> list[Effect]:
@@ -175,7 +176,8 @@ def check_graph(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], *, 
         raise TaskRefused("the task has no target or no update: it is no training task")
     if size > max_update_bytes or metrics > MAX_METRIC_VALUES:
         raise TaskRefused(
-            f"outputs of {size:,} bytes and {metrics} values beside them; {max_update_bytes:,} and {MAX_METRIC_VALUES} are allowed"
+            f"outputs of {size:,} bytes and {metrics} values beside them; "
+            f"{max_update_bytes:,} and {MAX_METRIC_VALUES} are allowed"
         )
     parameters = {spec.name: spec.shape for spec in inputs}
     for spec in update:

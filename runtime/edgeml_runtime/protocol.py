@@ -166,8 +166,8 @@ class Deployment:
         if assignment.seq > seen:
             return ""
         return (
-            f"assignment {assignment.seq} of job {assignment.job} is not newer than {seen}, which this device has seen; "
-            f"after a server lost its registry, delete job.json of the device"
+            f"assignment {assignment.seq} of job {assignment.job} is not newer than {seen}, which this device has "
+            f"seen; after a server lost its registry, delete job.json of the device"
         )
 
     def resume(self, now: float, *, remaining_s: float, crashed: bool = False) -> list[Effect]:
@@ -219,7 +219,8 @@ class Deployment:
         """Let the deadline pass."""
         if not self.active or self.assignment is None or now < self._deadline:
             return []
-        detail = f"still {STEPS[self.phase].lower()} after {self.assignment.deadline_s:g} s; allow more time, or look at its step"
+        step, deadline_s = STEPS[self.phase].lower(), self.assignment.deadline_s
+        detail = f"still {step} after {deadline_s:g} s: allow more time, or see what holds it up"
         return self.outcome("overdue", now, reason="TimedOut", detail=detail)
 
     def _begin(self, assignment: Assignment, now: float) -> list[Effect]:

@@ -155,7 +155,7 @@ class Serving:
 
 
 def _run(session: Session, inputs: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
-    """Run one row on the hot path, whose buffers must be copied; many at once, or one by one where the graph takes one."""
+    """Run one row on the hot path, whose buffers must be copied; many at once, unless the graph takes only one."""
     if count == 1 and len(inputs) == 1:
         return {name: array.copy() for name, array in session.predict(next(iter(inputs.values()))).items()}
     if count > 1 and any(spec.shape[:1] == (1,) for spec in session.inputs):

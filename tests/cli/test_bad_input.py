@@ -15,14 +15,14 @@ TABLE = "a,b,kind\n" + "".join(f"{i % 7},{(i * 3) % 11},{'yes' if i % 3 else 'no
 def a_project(folder: Path, *, table: str = TABLE, more: str = "", target: str = "kind") -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "data.csv").write_text(table, encoding="utf-8")
-    text = f"name: small\ndata: {{train: data.csv, target: {target}}}\nsearch: {{estimators: [linear], trials: 1}}\n{more}"
+    text = f"name: small\ndata: {{train: data.csv, target: {target}}}\nsearch: {{estimators: [linear], trials: 1}}\ntrack: {{mlflow: off}}\n{more}"
     (folder / "edgeml.yaml").write_text(text, encoding="utf-8")
     return folder
 
 
 CASES = {  # name -> what is wrong with the project, what the line must say
     "an unknown column": ({"target": "knid"}, "knid.*kind"),
-    "an unknown key": ({"more": "serch: {}\n"}, r"line 4.*serch.*search"),
+    "an unknown key": ({"more": "serch: {}\n"}, r"line 5.*serch.*search"),
     "an empty table": ({"table": ""}, "empty|no rows"),
     "a table of only a header": ({"table": "a,b,kind\n"}, "no rows|0 rows"),
     "a target of one class": ({"table": re.sub("no\n", "yes\n", TABLE)}, "one class|only"),

@@ -1,4 +1,4 @@
-"""What the agent's tests drive: a mosquitto, agent processes, and a small server side that publishes signed envelopes."""
+"""What the agent's tests drive: a mosquitto, agent processes, a small server side that signs what it publishes."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ import numpy as np
 import paho.mqtt.client as mqtt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from paho.mqtt.enums import CallbackAPIVersion
+
 from edgeml_runtime.session import Session
 from edgeml_runtime.wire import blocks, messages, signed, tensors, topics
 from edgeml_runtime.wire.manifest import Bounds, Feature, Manifest, ReleaseVariant, blob_of
 from edgeml_runtime.wire.messages import Assignment, BlockRequest, JobStatus, Metrics, Online, Reported, UpdateHeader
 from edgeml_runtime.wire.plain import to_plain
-from paho.mqtt.enums import CallbackAPIVersion
-
 from tests.runtime.conftest import mlp
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
