@@ -18,12 +18,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import edgeml_runtime  # noqa: F401 first: it sets what onnxruntime reads when it is imported
 import numpy as np
 import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+import edgeml_runtime  # noqa: F401 first: it sets what onnxruntime reads when it is imported
 from edgeml_runtime.measure import environment
 from edgeml_runtime.session import Session
-from onnx import TensorProto, helper, numpy_helper
 
 RESULTS = Path(__file__).parent / "results"
 BARE = "InferenceSession.run"

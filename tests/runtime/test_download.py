@@ -12,13 +12,14 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
 from edgeml_runtime.download import ASK_AGAIN_S, JITTER, LONGEST_S, Receiver, Window, sweep
 from edgeml_runtime.errors import BadDigest, MalformedMessage, StorageFull
 from edgeml_runtime.wire import blocks
 from edgeml_runtime.wire.blocks import BLOCK_BYTES, WINDOW_BLOCKS, Block, digest_of
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 DATA = random.Random(3).randbytes(20 * BLOCK_BYTES + 1234)
 PARTS = blocks.split(DATA)

@@ -10,6 +10,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from edgeml_runtime.errors import AgentRefused
 from edgeml_runtime.measure import (
     KEPT_SAMPLES,
@@ -22,8 +25,6 @@ from edgeml_runtime.measure import (
     refuse_architecture,
 )
 from edgeml_runtime.session import Session
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 SHORT = Plan(warmup_s=0.01, min_s=0.05, min_count=100, max_s=1.0)
 ROW = {"numeric": np.ones((1, 64), np.float32)}

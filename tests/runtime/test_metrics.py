@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 
 import numpy as np
-from edgeml_runtime.metrics import LATENCY_EDGES, MAX_LABELS, OTHER, Counters, rss_bytes
-from edgeml_runtime.wire.messages import MAX_BYTES, Histogram, Metrics, decode, encode
 from hypothesis import given
 from hypothesis import strategies as st
+
+from edgeml_runtime.metrics import LATENCY_EDGES, MAX_LABELS, OTHER, Counters, rss_bytes
+from edgeml_runtime.wire.messages import MAX_BYTES, Histogram, Metrics, decode, encode
 
 
 def latency_of(metrics: Metrics) -> Histogram:

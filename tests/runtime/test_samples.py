@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgeml_runtime.errors import AgentRefused, ShapeMismatch, StorageFull
-from edgeml_runtime.samples import Samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
+from edgeml_runtime.errors import AgentRefused, ShapeMismatch, StorageFull
+from edgeml_runtime.samples import Samples
 
 
 def numbers(*values: float) -> dict[str, np.ndarray]:

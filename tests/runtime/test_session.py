@@ -10,10 +10,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from edgeml_runtime.errors import ModelRefused, ShapeMismatch
-from edgeml_runtime.session import Session, allowed_threads
 from hypothesis import given
 from hypothesis import strategies as st
+
+from edgeml_runtime.errors import ModelRefused, ShapeMismatch
+from edgeml_runtime.session import Session, allowed_threads
 
 ROWS = np.random.default_rng(7).normal(size=(5, 64)).astype(np.float32)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from edgeml_runtime.errors import AgentRefused, BadDigest, MalformedMessage, StorageFull
 from edgeml_runtime.slots import GOLDENS, GRAPH, MANIFEST, Slots
 from edgeml_runtime.wire.manifest import Bounds, Manifest, ReleaseVariant, TensorSpec, blob_of

@@ -13,6 +13,10 @@ import cbor2
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
 from edgeml_runtime.errors import BadSignature, MalformedMessage
 from edgeml_runtime.wire import blocks, messages, tensors, topics
 from edgeml_runtime.wire.manifest import (
@@ -28,9 +32,6 @@ from edgeml_runtime.wire.manifest import (
 from edgeml_runtime.wire.messages import MAX_BYTES, Metrics, Reported
 from edgeml_runtime.wire.plain import from_plain, to_plain
 from edgeml_runtime.wire.signed import canonical, public_hex, sign, unverified, verify
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import array_shapes, arrays
 
 KINDS = sorted(MAX_BYTES, key=lambda kind: kind.__name__)
 KEY, OTHER = Ed25519PrivateKey.from_private_bytes(bytes(range(32))), Ed25519PrivateKey.from_private_bytes(bytes(32))
