@@ -21,12 +21,12 @@ import numpy as np
 import onnx
 import tensorflow as tf
 import tf2onnx
-from edgeml_runtime.session import Session
 
 from edgeml.artifacts import OnnxModel
 from edgeml.convert import parity
 from edgeml.convert.dress import dress
 from edgeml.errors import UnsupportedModel, UserError
+from edgeml_runtime.session import Session
 
 OPSET = 18  # the newest that tf2onnx writes
 RELATIVE_TOLERANCE = 1e-4  # of the largest value of an output

@@ -12,8 +12,6 @@ import hashlib
 from pathlib import Path
 
 import onnx
-from edgeml_runtime.session import Session
-from edgeml_runtime.wire import DeviceError
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import version_converter
 
@@ -21,6 +19,8 @@ from edgeml import graph
 from edgeml.artifacts import OnnxModel
 from edgeml.errors import NotFound, UnsupportedModel
 from edgeml.graph import proto as protos
+from edgeml_runtime.session import Session
+from edgeml_runtime.wire import DeviceError
 
 DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}  # what the stock onnxruntime wheel carries
 NEWEST_ML_OPSET = 4  # of ai.onnx.ml, in onnxruntime 1.19

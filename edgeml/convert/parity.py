@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from edgeml_runtime.session import Session
-from edgeml_runtime.wire.manifest import LABEL, PREDICTION, PROBABILITIES
 
 from edgeml.artifacts import Answers, OnnxModel, Parity
 from edgeml.errors import VerificationError
+from edgeml_runtime.session import Session
+from edgeml_runtime.wire.manifest import LABEL, PREDICTION, PROBABILITIES
 
 MAX_ROWS = 256
 PROBABILITY_TOLERANCE = 1e-5  # absolute; float32 sums over a few thousand terms stay below

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from edgeml_runtime.wire.manifest import CATEGORICAL, LABEL, NUMERIC, PREDICTION, PROBABILITIES
 from skl2onnx import convert_sklearn
 from skl2onnx.common.data_types import FloatTensorType, StringTensorType
 from sklearn.base import is_classifier
@@ -26,6 +25,7 @@ from edgeml.artifacts import FittedModel, OnnxModel
 from edgeml.convert import parity, sklearn_mlp, sklearn_trees
 from edgeml.convert.dress import dress
 from edgeml.errors import UnsupportedModel
+from edgeml_runtime.wire.manifest import CATEGORICAL, LABEL, NUMERIC, PREDICTION, PROBABILITIES
 
 sklearn_mlp.register()
 sklearn_trees.register()

@@ -19,7 +19,6 @@ from typing import Any
 import joblib
 import numpy as np
 import skops.io
-from edgeml_runtime.wire.manifest import LABEL, NUMERIC, PROBABILITIES
 from onnx import TensorProto, helper
 from sklearn.base import BaseEstimator, is_classifier, is_regressor
 from sklearn.ensemble import VotingClassifier
@@ -34,6 +33,7 @@ from edgeml.convert import parity
 from edgeml.convert.dress import ROWS
 from edgeml.convert.sklearn import convert, steps_of
 from edgeml.errors import UnsupportedModel, UserError
+from edgeml_runtime.wire.manifest import LABEL, NUMERIC, PROBABILITIES
 
 SKOPS = ".skops"
 DAMAGED = (pickle.UnpicklingError, EOFError, zipfile.BadZipFile, KeyError, ValueError, IndexError, OSError, MemoryError)

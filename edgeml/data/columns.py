@@ -14,10 +14,10 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from edgeml_runtime.wire.manifest import CATEGORICAL, NUMERIC, Feature
 
 from edgeml.data.table import Table
 from edgeml.errors import DataError, UserError
+from edgeml_runtime.wire.manifest import CATEGORICAL, NUMERIC, Feature
 
 MOSTLY_NUMBERS = 0.95  # a column above this share of numbers is numeric, and its few texts are mistakes
 FREE_TEXT_VALUES = 50  # more distinct texts than this, most of them used once, are names or dates, not categories

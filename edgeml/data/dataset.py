@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from edgeml_runtime.wire.manifest import Feature
 
 from edgeml import metrics
 from edgeml.artifacts import Dataset, Rows
@@ -21,6 +20,7 @@ from edgeml.data.splits import SHARE, split
 from edgeml.data.table import Table
 from edgeml.errors import ProjectError
 from edgeml.project import Project
+from edgeml_runtime.wire.manifest import Feature
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from edgeml_runtime.wire.manifest import CATEGORICAL, Feature, Manifest, TensorSpec
 
 from edgeml.artifacts import Rows
 from edgeml.data import columns
@@ -22,6 +21,7 @@ from edgeml.data.table import Table, read_records, read_table
 from edgeml.data.target import indices_of, look_up, values_of
 from edgeml.errors import DataError, NotFound
 from edgeml.project import Read
+from edgeml_runtime.wire.manifest import CATEGORICAL, Feature, Manifest, TensorSpec
 
 SINGLE, LABELS = "x", "y"  # names in an .npz besides the model's own input names
 ARRAYS = (".npz", ".npy")

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from edgeml_runtime.wire.manifest import CATEGORICAL, NUMERIC
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
 from sklearn.neural_network import MLPRegressor
@@ -23,6 +22,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from edgeml.artifacts import Answers, ModelTask, Rows
 from edgeml.train.estimators import Estimator
+from edgeml_runtime.wire.manifest import CATEGORICAL, NUMERIC
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import pytest
 import yaml
-from edgeml_runtime.session import Session
 
 from edgeml import convert, data, graph, train
 from edgeml.artifacts import FittedModel, Rows
@@ -17,6 +16,7 @@ from edgeml.convert import parity
 from edgeml.errors import VerificationError
 from edgeml.project import Search, parse_project
 from edgeml.train.pipelines import fit_pipeline
+from edgeml_runtime.session import Session
 
 MIXED = {  # task -> file, target; both with numbers, categories and missing values
     "classification": ("titanic/titanic.csv", "Survived"),

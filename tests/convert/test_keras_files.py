@@ -7,10 +7,10 @@ import sys
 
 import numpy as np
 import pytest
-from edgeml_runtime.session import Session
 
 from edgeml import convert
 from edgeml.errors import MissingExtra, UnsupportedModel, UserError
+from edgeml_runtime.session import Session
 
 pytestmark = pytest.mark.extras
 

@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 import pytest
 import skops.io
-from edgeml_runtime.session import Session
 from onnx import TensorProto, helper
 from sklearn import (
     datasets,
@@ -28,6 +27,7 @@ from sklearn import (
 
 from edgeml import convert, graph
 from edgeml.errors import EdgeMLError, NotFound, UnsupportedModel, UserError, VerificationError
+from edgeml_runtime.session import Session
 
 X, Y = datasets.load_iris(return_X_y=True)
 NAMES = np.array(["setosa", "versicolor", "virginica"])[Y]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from edgeml_runtime.wire.manifest import Bounds, Feature, Manifest, ReleaseVariant, TensorSpec, blob_of
 
 from edgeml import data
 from edgeml.errors import DataError, NotFound
 from edgeml.project import parse_project
+from edgeml_runtime.wire.manifest import Bounds, Feature, Manifest, ReleaseVariant, TensorSpec, blob_of
 
 FEATURES = (Feature(name="a", kind="numeric"), Feature(name="b", kind="numeric"), Feature(name="c", kind="categorical"))
 INPUTS = (
