@@ -137,9 +137,7 @@ def test_text_features_are_recorded_as_text():
     inputs, outputs = {"categorical": (TensorProto.STRING, ["n", 1])}, {"prediction": (TensorProto.FLOAT, ["n", 1])}
     model = graph.serialize(networks.a_graph([node], inputs=inputs, outputs=outputs, ml=3), source="t")
     rows = Rows({"categorical": np.array([["a"], ["\u00e9"]], dtype=object)})
-    bundle = a_bundle(
-        task="regression", variants=[Variant(model, FP32, "")], verdicts=[a_verdict(FP32)], goldens=rows
-    )
+    bundle = a_bundle(task="regression", variants=[Variant(model, FP32, "")], verdicts=[a_verdict(FP32)], goldens=rows)
     arrays = tensors.unpack(bundle.blobs[bundle.manifest.goldens.digest])
     assert arrays["input.categorical"].tolist() == [["a"], ["\u00e9"]]
     assert arrays["fp32.prediction"][0, 0] == 2
