@@ -90,7 +90,9 @@ def _verdicts(summary: Mapping[str, Any], fleet: Mapping[str, Any] | None) -> li
     for board, choice in summary["devices"].items():
         told.append((board, f"runs {choice['variant']}. {_sentence(choice['reason'])}", choice["fits"]))
     if not summary["devices"]:
-        told.append(("no board", "was named, so every variant that passed is in the bundle and fp32 is the default.", True))
+        told.append(
+            ("no board", "was named, so every variant that passed is in the bundle and fp32 is the default.", True)
+        )
     return told
 
 
@@ -117,7 +119,9 @@ def _variants(summary: Mapping[str, Any]) -> Section:
             variant["name"],
             f"{variant['bytes']:,}",
             _number(variant["metrics"].get(metric)),
-            f"{variant['accuracy_drop']:+.4f} (≤ {variant['accuracy_drop_upper']:+.4f})" if variant["metrics"] else ABSENT,
+            f"{variant['accuracy_drop']:+.4f} (≤ {variant['accuracy_drop_upper']:+.4f})"
+            if variant["metrics"]
+            else ABSENT,
             f"{variant['parity']['max_abs']:.1e}",
             f"{variant['parity']['label_flips']} of {variant['parity']['rows']:,} (ties {variant['parity']['ties']})",
             _latency(variant["host_latency_ms"]),
@@ -132,7 +136,16 @@ def _variants(summary: Mapping[str, Any]) -> Section:
         for variant in variants
         if not variant["host_latency_ms"].get("valid", True)
     ]
-    head = ["variant", "bytes", metric or "metric", "drop (95 % bound)", "max difference", "label flips", "p50 · p90 · p99 here", "verdict"]
+    head = [
+        "variant",
+        "bytes",
+        metric or "metric",
+        "drop (95 % bound)",
+        "max difference",
+        "label flips",
+        "p50 · p90 · p99 here",
+        "verdict",
+    ]
     return Section(
         "Variants",
         "Every variant is run over all held-out rows through the code that devices run, and compared with its source.",
@@ -152,9 +165,17 @@ def _variant_figures(summary: Mapping[str, Any]) -> list[Figure]:
             for v in scored
         ]
         svg = plots.scatter(points, LATENCY, Axis(metric, lambda value: f"{value:.3f}"))
-        figures.append(Figure(f"{metric} against latency", svg, "Median on this machine; the area of a point is its size in bytes."))
+        figures.append(
+            Figure(
+                f"{metric} against latency", svg, "Median on this machine; the area of a point is its size in bytes."
+            )
+        )
     sampled = [
-        {"name": v["name"], "samples": v["host_latency_ms"]["samples"], "valid": v["host_latency_ms"].get("valid", True)}
+        {
+            "name": v["name"],
+            "samples": v["host_latency_ms"]["samples"],
+            "valid": v["host_latency_ms"].get("valid", True),
+        }
         for v in timed
         if v["host_latency_ms"].get("samples")
     ]
@@ -192,7 +213,7 @@ def _boards(summary: Mapping[str, Any]) -> Section:
             ]
         )
     head = ["board", "what it is", "runs", "latency, predicted", "memory", "limits", "why"]
-    names = list(next(iter(summary["devices"].values()), {}).get("predictions", {}))
+    names = [name for choice in list(summary["devices"].values())[:1] for name in choice.get("predictions", {})]
     caption = f"Bars from top to bottom within a board: {', '.join(names)}; the chosen one is strong, a dashed line is the limit."
     svg = plots.ranges(bars, LATENCY) if bars else ""
     figures = [Figure("Predicted latency per board", svg, caption)] if bars else []
@@ -230,7 +251,11 @@ def _search(summary: Mapping[str, Any]) -> Section:
         ]
         for index, c in enumerate(found)
     ]
-    figure = Figure("Candidates", plots.whiskers(shown, Axis(f"{metric} over the folds")), "Dot: mean over the folds, line: ± one standard deviation.")
+    figure = Figure(
+        "Candidates",
+        plots.whiskers(shown, Axis(f"{metric} over the folds")),
+        "Dot: mean over the folds, line: ± one standard deviation.",
+    )
     return Section(
         "Search",
         f"{len(found)} pipelines were cross-validated on the training rows; the first one won.",
@@ -256,7 +281,9 @@ def _data(summary: Mapping[str, Any]) -> Section:
 
 def _origin(summary: Mapping[str, Any]) -> Section:
     rows = [[f"made from {name}", digest] for name, digest in summary.get("lineage", {}).items()]
-    rows += [[name, _short(value)] for name, value in summary.get("environment", {}).items() if value not in (None, "", [])]
+    rows += [
+        [name, _short(value)] for name, value in summary.get("environment", {}).items() if value not in (None, "", [])
+    ]
     rows += [[f"time of {stage}", f"{number(seconds)} s"] for stage, seconds in summary.get("timings_s", {}).items()]
     rows += [[name, str(summary[name])] for name in ("command", "bundle") if summary.get(name)]
     return Section("Where it comes from", table=Table(["what", "which"], rows), open=False)
@@ -306,7 +333,11 @@ def _alone(fleet: Mapping[str, Any]) -> Section:
         for one in fleet.get("agents_alone") or []
     ]
     lead = f"The same training on one device's rows, without the others. Together: {fleet['after']['value']:.4f}."
-    return Section("No device alone", lead, Table(["device", "rows", "labels it holds", "accuracy"], rows, frozenset({1, 3})) if rows else None)
+    return Section(
+        "No device alone",
+        lead,
+        Table(["device", "rows", "labels it holds", "accuracy"], rows, frozenset({1, 3})) if rows else None,
+    )
 
 
 def _devices(fleet: Mapping[str, Any]) -> Section:

@@ -41,7 +41,7 @@ def scatter(points: Sequence[Mapping[str, Any]], x: Axis, y: Axis) -> str:
             f'<circle class="c{index % COLOURS} soft" cx="{across(point["x"]):.1f}" cy="{up(point["y"]):.1f}" '
             f'r="{radius:.1f}"><title>{escape(tip)}</title></circle>'
         )
-        marks.append(_text(text_x, text_y, point["name"], "middle"))
+        marks.append(_text((text_x, text_y), point["name"]))
     return _svg(height, marks, f"{y.title} against {x.title}")
 
 
@@ -56,14 +56,16 @@ def ranges(rows: Sequence[Mapping[str, Any]], x: Axis) -> str:
         tip = f"{row['name']}: {x.format(row['low'])} to {x.format(row['high'])}, predicted {x.format(row['middle'])}"
         low, high = across(row["low"]), across(row["high"])
         marks += [
-            _text(LABELS - 10, at + 4, row["name"], "end"),
+            _text((LABELS - 10, at + 4), row["name"], "end"),
             f'<rect class="c{row["series"] % COLOURS} soft{shade}" x="{low:.1f}" y="{at - 7:.1f}" '
             f'width="{max(high - low, 1):.1f}" height="14" rx="7"><title>{escape(tip)}</title></rect>',
             f'<circle class="c{row["series"] % COLOURS}{shade}" cx="{across(row["middle"]):.1f}" cy="{at:.1f}" r="4.5"/>',
         ]
         if row.get("limit"):
             where = across(row["limit"])
-            marks.append(f'<line class="limit" x1="{where:.1f}" x2="{where:.1f}" y1="{at - 13:.1f}" y2="{at + 13:.1f}"/>')
+            marks.append(
+                f'<line class="limit" x1="{where:.1f}" x2="{where:.1f}" y1="{at - 13:.1f}" y2="{at + 13:.1f}"/>'
+            )
     return _svg(height, marks, f"ranges of {x.title}")
 
 
@@ -79,7 +81,7 @@ def boxes(rows: Sequence[Mapping[str, Any]], x: Axis) -> str:
         p5, p25, p50, p75, p95 = (across(_at(samples, share)) for share in (0.05, 0.25, 0.5, 0.75, 0.95))
         colour = f"c{index % COLOURS}"
         marks += [
-            _text(LABELS - 10, at + 4, row["name"], "end"),
+            _text((LABELS - 10, at + 4), row["name"], "end"),
             f'<line class="{colour} stroke{shade}" x1="{p5:.1f}" x2="{p95:.1f}" y1="{at:.1f}" y2="{at:.1f}"/>',
             f'<rect class="{colour} soft{shade}" x="{p25:.1f}" y="{at - 10:.1f}" width="{max(p75 - p25, 1.5):.1f}" '
             f'height="20" rx="3"><title>{escape(row["name"])}: {len(samples)} samples shown</title></rect>',
@@ -99,7 +101,7 @@ def whiskers(rows: Sequence[Mapping[str, Any]], x: Axis) -> str:
         left, right = across(row["value"] - row["spread"]), across(row["value"] + row["spread"])
         tip = f"{row['name']}: {number(row['value'])} ± {number(row['spread'])}"
         marks += [
-            _text(LABELS - 10, at + 4, row["name"], "end"),
+            _text((LABELS - 10, at + 4), row["name"], "end"),
             f'<line class="{colour} stroke" x1="{left:.1f}" x2="{right:.1f}" y1="{at}" y2="{at}"/>',
             f'<circle class="{colour}" cx="{across(row["value"]):.1f}" cy="{at}" r="4.5"><title>{escape(tip)}</title></circle>',
         ]
@@ -117,8 +119,8 @@ def line(points: Sequence[Mapping[str, Any]], y: Axis) -> str:
     for point, (x, at) in zip(points, places, strict=True):
         marks += [
             f'<circle class="c0" cx="{x:.1f}" cy="{at:.1f}" r="5"><title>{escape(point["note"])}</title></circle>',
-            _text(x, at - 11, y.format(point["value"]), "middle"),
-            _text(x, height - AXIS + 20, point["name"], "middle"),
+            _text((x, at - 11), y.format(point["value"])),
+            _text((x, height - AXIS + 20), point["name"]),
         ]
     return _svg(height, marks, f"{y.title} over the rounds")
 
@@ -129,11 +131,11 @@ def heat(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
     cell = max(24, min(46, 460 // max(size, 1)))
     left, top = 96, 54
     most = max((count for row in counts for count in row), default=1) or 1
-    marks = [_text(left + cell * size / 2, 16, "answered", "middle"), _text(10, top - 10, "truth", "start")]
+    marks = [_text((left + cell * size / 2, 16), "answered"), _text((10, top - 10), "truth", "start")]
     for i, label in enumerate(labels):
         short = label if len(label) <= 11 else label[:10] + "…"
-        marks.append(_text(left - 8, top + cell * i + cell / 2 + 4, short, "end"))
-        marks.append(_text(left + cell * i + cell / 2, top - 10, short[: max(2, cell // 7)], "middle"))
+        marks.append(_text((left - 8, top + cell * i + cell / 2 + 4), short, "end"))
+        marks.append(_text((left + cell * i + cell / 2, top - 10), short[: max(2, cell // 7)]))
         for j in range(size):
             count, x, y = counts[i][j], left + cell * j, top + cell * i
             strength = 0.12 + 0.78 * math.sqrt(count / most) if count else 0.04
@@ -144,7 +146,7 @@ def heat(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
                 f'fill-opacity="{strength:.2f}"><title>{escape(tip)}</title></rect>'
             )
             if count:
-                marks.append(_text(x + cell / 2, y + cell / 2 + 4, str(count), "middle"))
+                marks.append(_text((x + cell / 2, y + cell / 2 + 4), str(count)))
     return _svg(top + cell * size + 10, marks, "confusion matrix", width=left + cell * size + 20)
 
 
@@ -153,8 +155,8 @@ def _across(scale: Scale, height: float, axis: Axis) -> str:
     for tick in scale.ticks():
         x = scale(tick)
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{height - AXIS}"/>')
-        parts.append(_text(x, height - AXIS + 17, axis.format(tick), "middle", "tick"))
-    parts.append(_text((scale.start + scale.end) / 2, height - 8, axis.title, "middle", "title"))
+        parts.append(_text((x, height - AXIS + 17), axis.format(tick), kind="tick"))
+    parts.append(_text(((scale.start + scale.end) / 2, height - 8), axis.title, kind="title"))
     return "".join(parts)
 
 
@@ -163,7 +165,7 @@ def _up(scale: Scale, left: float, axis: Axis) -> str:
     for tick in scale.ticks():
         y = scale(tick)
         parts.append(f'<line class="grid" x1="{left}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(_text(left - 8, y + 4, axis.format(tick), "end", "tick"))
+        parts.append(_text((left - 8, y + 4), axis.format(tick), "end", kind="tick"))
     middle = (scale.start + scale.end) / 2
     title = f'<text class="title" text-anchor="middle" transform="translate(16 {middle:.0f}) rotate(-90)">'
     return "".join(parts) + f"{title}{escape(axis.title)}</text>"
@@ -184,7 +186,8 @@ def _at(samples: Sequence[float], share: float) -> float:
     return samples[min(len(samples) - 1, int(share * len(samples)))]
 
 
-def _text(x: float, y: float, words: str, anchor: str, kind: str = "label") -> str:
+def _text(at: tuple[float, float], words: str, anchor: str = "middle", *, kind: str = "label") -> str:
+    x, y = at
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(str(words))}</text>'
 
 

@@ -1,0 +1,112 @@
+"""A realistic summary and a realistic story, as `edgeml build --json` and the demo write them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def a_variant(name: str, **changes: Any) -> dict[str, Any]:
+    latency = {"p50": 0.004, "p90": 0.0043, "p99": 0.009, "n": 9000, "ci95": [0.0039, 0.0041], "valid": True, "why": ""}
+    return {
+        "name": name,
+        "bytes": 25475,
+        "metrics": {"accuracy": 0.9557, "f1": 0.9551},
+        "accuracy_drop": 0.0,
+        "accuracy_drop_upper": 0.0025,
+        "parity": {"max_abs": 4.8e-7, "label_flips": 0, "ties": 1, "rows": 359},
+        "host_latency_ms": {**latency, "samples": [0.0038 + 0.00001 * k for k in range(40)]},
+        "path": "ab" * 32,
+        "verdict": "pass",
+        "reason": "passes: 0 label flips in 359 rows",
+    } | changes
+
+
+def a_board(variant: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "variant": variant,
+        "latency_ms": {"low": 0.01, "predicted": 0.02, "high": 0.04, "method": "prior", "coverage": 1.0},
+        "memory_mb": 62.0,
+        "fits": True,
+        "reason": f"{variant} fits: 0.02 ms",
+        "limits": {"latency_p90_ms": 5.0, "memory_mb": None},
+        "predictions": {
+            "fp32": {"low": 0.01, "predicted": 0.02, "high": 0.04, "memory_mb": 62.0},
+            "int8-static-u8s8": {"low": 0.008, "predicted": 0.016, "high": 0.03, "memory_mb": 61.0},
+        },
+        "profile": {
+            "title": "Raspberry Pi 4",
+            "core": "Cortex-A72",
+            "cores": 4,
+            "frequency_ghz": 1.8,
+            "ram_mb": 1024,
+        },
+    } | changes
+
+
+def a_summary(**changes: Any) -> dict[str, Any]:
+    return {
+        "run": "0123456789ab",
+        "model": "digits",
+        "task": "classification",
+        "release": "911724b8ca5d",
+        "metric": "accuracy",
+        "created": "2026-11-24T04:14:16+00:00",
+        "command": "edgeml build digits",
+        "dataset": {
+            "rows": 1797,
+            "train": 1150,
+            "valid": 288,
+            "test": 359,
+            "digest": "cd" * 32,
+            "target": "target",
+            "features": [{"name": "pixel_0_0", "kind": "numeric"}],
+            "classes": ["zero", "one"],
+            "notes": ["column 'id' left out: it counts the rows"],
+        },
+        "metrics": {"source": {"accuracy": 0.9557}, "test": {"accuracy": 0.9557}},
+        "search": [
+            {"estimator": "mlp", "parameters": {"alpha": 0.001}, "score": 0.97, "spread": 0.01, "seconds": 1.2},
+            {"estimator": "linear", "parameters": {"C": 1.0}, "score": 0.96, "spread": 0.02, "seconds": 0.2},
+        ],
+        "variants": [a_variant("fp32"), a_variant("int8-static-u8s8", bytes=13610)],
+        "skipped": [{"name": "int8-static-s8s8", "reason": "nothing to quantize"}],
+        "devices": {"raspberry-pi-4": a_board("fp32")},
+        "default_variant": "fp32",
+        "confusion": {"labels": ["zero", "one"], "counts": [[170, 9], [7, 173]]},
+        "notes": [],
+        "bundle": "runs/0123456789ab/bundle",
+        "report": "runs/0123456789ab/report.html",
+        "timings_s": {"data": 0.3, "train": 6.1},
+        "lineage": {"dataset": "cd" * 32, "onnx": "ab" * 32},
+        "environment": {"onnxruntime": "1.32.0", "machine": "x86_64"},
+    } | changes
+
+
+def a_story(**changes: Any) -> dict[str, Any]:
+    done = {
+        "participants": ["pi-1", "pi-2"],
+        "loss": 0.4,
+        "bytes_up": 72504,
+        "bytes_down": 126132,
+        "seconds": 0.12,
+    }
+    return {
+        "before": {"metric": "accuracy", "value": 0.895, "validation": 0.87, "release": "911724b8ca5d"},
+        "after": {"metric": "accuracy", "value": 0.95, "release": "01b7a632", "released": True, "reason": "released"},
+        "rounds": [{"round": k, "metric": 0.88 + 0.02 * k, **done} for k in (1, 2, 3)],
+        "agents_alone": [{"device": "pi-1", "rows": 399, "labels": {"0": 95}, "accuracy": 0.875}],
+        "devices": [
+            {
+                "id": "pi-1",
+                "board": "raspberry-pi-4",
+                "release": "01b7a632",
+                "variant": "fp32",
+                "predictions": 80,
+                "errors": 0,
+                "p50_ms": 1.0,
+                "p90_ms": None,
+                "labels": {"0": 7},
+            }
+        ],
+        "rollouts": [{"release": "01b7a632", "state": "SUCCEEDED", "devices": {"pi-1": "SUCCEEDED"}, "seconds": 0.5}],
+    } | changes
