@@ -24,10 +24,6 @@ from typing import Any
 import numpy as np
 import onnx
 import paho.mqtt.client as mqtt
-from edgeml_runtime.measure import environment
-from edgeml_runtime.session import Session
-from edgeml_runtime.wire import signed, topics
-from edgeml_runtime.wire.tensors import unpack
 from paho.mqtt.enums import CallbackAPIVersion
 
 from edgeml.data.sources import TARGET, read_source
@@ -37,6 +33,10 @@ from edgeml.project import Read
 from edgeml.registry import Registry, RoundRecord
 from edgeml.tasks import permutation
 from edgeml.transport.broker import start_broker
+from edgeml_runtime.measure import environment
+from edgeml_runtime.session import Session
+from edgeml_runtime.wire import signed, topics
+from edgeml_runtime.wire.tensors import unpack
 
 RESULTS = Path(__file__).parent / "results"
 PROJECT = "name: digits\ndata: {train: 'sklearn:digits'}\nsearch: {estimators: [mlp], trials: 1, folds: 2}\n"
@@ -108,7 +108,7 @@ def reported(registry: Registry) -> list[int]:
 def listening(host: str, port: int, offers: list[bytes]) -> Any:
     """Collect every task offer that passes the broker."""
     client = mqtt.Client(CallbackAPIVersion.VERSION2)
-    client.on_message = lambda _client, _data, message: offers.append(message.payload)
+    client.on_message = lambda _client, _data, message: offers.append(bytes(message.payload))
     client.connect(host, port)
     client.subscribe(topics.task("+"), qos=1)
     client.loop_start()
@@ -134,8 +134,9 @@ def numpy_round(weights: Weights, data: list[tuple[np.ndarray, np.ndarray]], see
     local = [train(weights, x, y, seed=seed) for x, y in data]
     rows = np.array([len(y) for _, y in data], dtype=np.float64)
     return {
-        name: (old + sum(n * (new[name] - old).astype(np.float64) for n, new in zip(rows, local, strict=True)) / rows.sum())
-        .astype(np.float32)
+        name: (
+            old + sum(n * (new[name] - old).astype(np.float64) for n, new in zip(rows, local, strict=True)) / rows.sum()
+        ).astype(np.float32)
         for name, old in weights.items()
     }
 
@@ -212,7 +213,10 @@ def main() -> None:
     for number, done in enumerate(run.rounds):
         gap = f"{found[number]:.1e}" if number < len(found) else "not offered again"
         table.append(f"| {number + 1} | {done.seconds:.3f} | {done.metric:.4f} | {done.bytes_up:,} | {gap} |")
-    table += ["", f"Median {statistics.median(seconds):.3f} s a round, goal under {GOAL_S:g} s; differences at most {GOAL_DIFFERENCE:g}."]
+    table += [
+        "",
+        f"Median {statistics.median(seconds):.3f} s a round, goal under {GOAL_S:g} s; differences at most {GOAL_DIFFERENCE:g}.",
+    ]
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "federated_round.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     (RESULTS / "federated_round.md").write_text("\n".join(table) + "\n", encoding="utf-8")

@@ -105,7 +105,18 @@ class Project(Section):
 
 
 # PROJECT.md of the design names these; they are refused by name until they are built
-ROADMAP = {"features", "monitor", "time", "schema", "engine", "sampler", "strategy", "secure_aggregation", "dp", "query"}
+ROADMAP = {
+    "features",
+    "monitor",
+    "time",
+    "schema",
+    "engine",
+    "sampler",
+    "strategy",
+    "secure_aggregation",
+    "dp",
+    "query",
+}
 
 
 def read_project(path: Path) -> Project:

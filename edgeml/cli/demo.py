@@ -9,7 +9,6 @@ import click
 
 from edgeml.cli.screen import Screen, json_option, show_json
 
-
 if TYPE_CHECKING:
     from edgeml.transport.broker import Choice
 
@@ -33,5 +32,7 @@ def demo(output: Path, rounds: int, broker: Choice, as_json: bool) -> None:
         return
     before, after = told["accuracy"]["before"], told["accuracy"]["after"]
     rounds = len(told["rounds"])
-    click.echo(f"\naccuracy {before:.4f} -> {after:.4f} on the test rows after {rounds} rounds, {told['seconds']} s in all")
+    click.echo(
+        f"\naccuracy {before:.4f} -> {after:.4f} on the test rows after {rounds} rounds, {told['seconds']} s in all"
+    )
     click.echo(f"report   {told['report']}")

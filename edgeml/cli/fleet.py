@@ -38,7 +38,9 @@ def server(address: str, registry_path: Path) -> None:
     from edgeml.server import serve
 
     registry = Registry.open(registry_path)
-    click.echo(f"enroll a device: edgeml-agent enroll --broker {address} --key {registry.public_key_hex()} --id NAME --board BOARD")
+    click.echo(
+        f"enroll a device: edgeml-agent enroll --broker {address} --key {registry.public_key_hex()} --id NAME --board BOARD"
+    )
     serve(registry, address, retrain=retraining(registry), log=lambda line: click.echo(line, err=True))
 
 
@@ -66,7 +68,9 @@ def deploy(release: str, selector: str, wait: bool, registry_path: Path, as_json
     if as_json:
         show_json({**plain, "devices": {name: dict(entry) for name, entry in record.devices.items()}})
     else:
-        click.echo(f"{record.model} release {record.release} to {len(record.devices)} devices: {record.state} ({record.id})")
+        click.echo(
+            f"{record.model} release {record.release} to {len(record.devices)} devices: {record.state} ({record.id})"
+        )
 
 
 def _line(record: Any) -> str:
@@ -92,7 +96,19 @@ def fleet_list(registry_path: Path, as_json: bool) -> None:
         show_json(rows)
         return
     show_table(
-        ["device", "board", "state", "release", "variant", "predictions", "errors", "p50 ms", "p90 ms", "samples", "notes"],
+        [
+            "device",
+            "board",
+            "state",
+            "release",
+            "variant",
+            "predictions",
+            "errors",
+            "p50 ms",
+            "p90 ms",
+            "samples",
+            "notes",
+        ],
         [
             [
                 row["id"],

@@ -28,7 +28,10 @@ def registry_list(model: str | None, registry_path: Path, as_json: bool) -> None
         return
     show_table(
         ["model", "no.", "release", "created", "metric", "value", "variants", "bytes"],
-        [[r["model"], r["number"], r["release"], r["created"], r["metric"], r["value"], r["variants"], r["bytes"]] for r in rows],
+        [
+            [r["model"], r["number"], r["release"], r["created"], r["metric"], r["value"], r["variants"], r["bytes"]]
+            for r in rows
+        ],
     )
 
 

@@ -58,7 +58,9 @@ class Screen:
         if self._status:
             self._status.update(f"[bold]{stage}[/] ...")
         if line:
-            self._console.print(f"[dim]{time.monotonic() - self._began:6.1f} s[/]  [bold]{stage:<9}[/] {line}", soft_wrap=True)
+            self._console.print(
+                f"[dim]{time.monotonic() - self._began:6.1f} s[/]  [bold]{stage:<9}[/] {line}", soft_wrap=True
+            )
 
 
 def show_json(value: Any) -> None:

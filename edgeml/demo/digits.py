@@ -57,7 +57,9 @@ def deal(folder: Path, *, agents: int, seed: int = 0) -> tuple[Share, list[Share
     for name, index in (("first", first), ("valid", valid), ("test", test)):
         frame.iloc[index].to_csv(folder / f"{name}.csv", index=False)
     (folder / "edgeml.yaml").write_text(PROJECT, encoding="utf-8")
-    owner = np.where(rng.random(len(pool)) < SKEW, OWNER[everything.digits[pool]] % agents, rng.integers(0, agents, len(pool)))
+    owner = np.where(
+        rng.random(len(pool)) < SKEW, OWNER[everything.digits[pool]] % agents, rng.integers(0, agents, len(pool))
+    )
     return _take(everything, test), [_take(everything, pool[owner == agent]) for agent in range(agents)]
 
 

@@ -59,7 +59,9 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
     if options.folder.exists():
         shutil.rmtree(options.folder)
     test, shares = deal(options.folder / "project", agents=len(BOARDS))
-    say("data", f"{sum(len(share.digits) for share in shares)} digits dealt to {len(shares)} agents, each its own third")
+    say(
+        "data", f"{sum(len(share.digits) for share in shares)} digits dealt to {len(shares)} agents, each its own third"
+    )
     with contextlib.ExitStack() as stack:
         scene = _open(stack, options, test)
         summary = build(
@@ -69,7 +71,9 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
         before = _live(scene)
         for agent, share in zip(scene.agents, shares, strict=True):
             agent.call("/samples", {"rows": share.rows(), "targets": [str(digit) for digit in share.digits]})
-        say("samples", ", ".join(f"{a.device} keeps {len(s.digits)}" for a, s in zip(scene.agents, shares, strict=True)))
+        say(
+            "samples", ", ".join(f"{a.device} keeps {len(s.digits)}" for a, s in zip(scene.agents, shares, strict=True))
+        )
         federation = _federate(scene, options, [len(share.digits) for share in shares])
         if federation["released"]:
             _roll_out(scene, f"digits@{federation['released']}")
@@ -77,7 +81,11 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
         say("live", f"right answers on the same {LIVE * len(scene.agents)} digits: {before} before, {after} after")
         held = {agent.device: share for agent, share in zip(scene.agents, shares, strict=True)}
         alone = accuracy_alone(
-            scene.registry, held, test, epochs=LEARNING["local_epochs"] * options.rounds, learning_rate=LEARNING["learning_rate"]
+            scene.registry,
+            held,
+            test,
+            epochs=LEARNING["local_epochs"] * options.rounds,
+            learning_rate=LEARNING["learning_rate"],
         )
         say("alone", ", ".join(f"{one['device']} by itself {one['accuracy']:.4f}" for one in alone))
         fleet = _story(scene, federation, alone)
@@ -118,7 +126,9 @@ def _roll_out(scene: Scene, release: str) -> None:
     model, _, which = release.partition("@")
 
     def show(record: Any) -> None:
-        scene.say("rollout", ", ".join(f"{d} {(e.get('step') or e['state']).lower()}" for d, e in record.devices.items()))
+        scene.say(
+            "rollout", ", ".join(f"{d} {(e.get('step') or e['state']).lower()}" for d, e in record.devices.items())
+        )
 
     record = wait_rollout(scene.registry, scene.registry.request_rollout(model, which or None, "all"), on_change=show)
     scene.rollouts.append(rollout_row(record))
@@ -142,8 +152,13 @@ def _live(scene: Scene) -> int:
     for number, agent in enumerate(scene.agents):
         index = slice(number * LIVE, (number + 1) * LIVE)
         answers = agent.call("/predict", {"rows": scene.test.rows()[index]})
-        right += int(np.sum([said == str(true) for said, true in zip(answers["labels"], scene.test.digits[index], strict=True)]))
-        scene.say("predict", f"{agent.device}: {', '.join(answers['labels'][:12])} ... for {scene.test.digits[index][:12].tolist()}")
+        right += int(
+            np.sum([said == str(true) for said, true in zip(answers["labels"], scene.test.digits[index], strict=True)])
+        )
+        scene.say(
+            "predict",
+            f"{agent.device}: {', '.join(answers['labels'][:12])} ... for {scene.test.digits[index][:12].tolist()}",
+        )
     return right
 
 
@@ -171,7 +186,12 @@ def _federate(scene: Scene, options: DemoOptions, rows: list[int]) -> dict[str, 
 def _story(scene: Scene, federation: dict[str, Any], alone: list[dict[str, Any]]) -> dict[str, Any]:
     test = federation["test"]
     return {
-        "before": {"metric": "accuracy", "value": test["before"], "validation": federation["before"], "release": federation["from"]},
+        "before": {
+            "metric": "accuracy",
+            "value": test["before"],
+            "validation": federation["before"],
+            "release": federation["from"],
+        },
         "after": {
             "metric": "accuracy",
             "value": test["after"],

@@ -38,9 +38,9 @@ def bench_path(path: Path, options: BenchOptions) -> dict[str, Any]:
         variant = Variant(model, name, model.digest)
         measured = bench.measure_here(variant, rows, plan) if options.measure else None
         if not options.predict:
-            results.append(_result(name, "this-machine", measured, None))
+            results.append(_result((name, "this-machine"), measured, None))
         for board in boards if options.predict else []:
-            results.append(_result(name, board.name, measured, bench.predict(model, board)))
+            results.append(_result((name, board.name), measured, bench.predict(model, board)))
     return {"model": path.name, **results[0], "results": results}
 
 
@@ -54,8 +54,8 @@ def _subject(path: Path) -> tuple[Mapping[str, OnnxModel], Rows]:
     return {FP32: model}, Rows(random_rows(model, 1))
 
 
-def _result(name: str, board: str, measured: Measurement | None, predicted: Prediction | None) -> dict[str, Any]:
-    result: dict[str, Any] = {"variant": name, "board": board, "measured": None, "predicted": None}
+def _result(names: tuple[str, str], measured: Measurement | None, predicted: Prediction | None) -> dict[str, Any]:
+    result: dict[str, Any] = {"variant": names[0], "board": names[1], "measured": None, "predicted": None}
     if measured is not None:
         result["measured"] = {
             "p50_ms": measured.p50,

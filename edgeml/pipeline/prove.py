@@ -91,9 +91,7 @@ def _measurements(variants: Sequence[Variant], subject: Subject) -> dict[str, Me
     return {variant.recipe: bench.measure_here(variant, subject.held_out) for variant in variants}
 
 
-def _choices(
-    variants: Sequence[Variant], verdicts: Mapping[str, Verdict], context: Context
-) -> dict[str, Choice]:
+def _choices(variants: Sequence[Variant], verdicts: Mapping[str, Verdict], context: Context) -> dict[str, Choice]:
     choices = {}
     for target in context.subject.project.devices:
         choices[target.board] = bench.choose(

@@ -27,7 +27,9 @@ def release_details(root: Path, name: str) -> dict[str, Any]:
 def find_report(root: Path, run: str) -> Path:
     """Return the path of the report of `run`: a run or project folder, a release, or "" for the newest."""
     folder = Path(run)
-    found = sorted(folder.glob(f"**/{REPORT}"), key=lambda path: path.stat().st_mtime) if run and folder.is_dir() else []
+    found = (
+        sorted(folder.glob(f"**/{REPORT}"), key=lambda path: path.stat().st_mtime) if run and folder.is_dir() else []
+    )
     if found:
         return found[-1].resolve()
     registry = Registry.open(root)

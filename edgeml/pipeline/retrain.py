@@ -58,7 +58,9 @@ class Judge:
         bundle = self.registry.bundle_of(self.before)
         found = [variant for variant in bundle.manifest.variants if variant.name == FP32]
         if not found:
-            raise NotFound(f"{self.before.model}@{self.before.number} carries no {FP32} graph to train: build it with fp32")
+            raise NotFound(
+                f"{self.before.model}@{self.before.number} carries no {FP32} graph to train: build it with fp32"
+            )
         return OnnxModel(bundle.blobs[found[0].graph.digest], source=bundle.manifest.lineage.get("fitted", ""))
 
     def evaluate(self, model: OnnxModel) -> dict[str, float]:
@@ -77,9 +79,14 @@ class Judge:
         """Walk `model` through the gates if it is better than its predecessor on the validation rows."""
         old, metric = self.fp32(), self.subject.metric
         valid = {"before": self.evaluate(old)["metric"], "after": self.evaluate(model)["metric"]}
-        test = {name: self._scores(one, self.subject.held_out)["metric"] for name, one in (("before", old), ("after", model))}
+        test = {
+            name: self._scores(one, self.subject.held_out)["metric"]
+            for name, one in (("before", old), ("after", model))
+        }
         told = {**valid, "metric": metric, "test": test, "from": self.before.release}
-        change = f"{metric} {valid['before']:.4f} -> {valid['after']:.4f} on {len(self.subject.valid or ())} validation rows"
+        change = (
+            f"{metric} {valid['before']:.4f} -> {valid['after']:.4f} on {len(self.subject.valid or ())} validation rows"
+        )
         if metrics.drop(metric, valid["before"], valid["after"]) >= 0:
             return {**told, "released": None, "reason": f"not released, not better: {change}"}
         try:
@@ -105,4 +112,6 @@ class Judge:
         run = key(model.digest, lineage, subject.project, versions())[:12]
         runs, watch = Path(self.before.run_dir).parent, Stopwatch(self.progress)
         desk = Desk(Cache(runs.parent / "cache"), watch)
-        return finish(prove(model, subject, desk), subject, Delivery(self.registry, runs / run, watch, "edgeml federate"))
+        return finish(
+            prove(model, subject, desk), subject, Delivery(self.registry, runs / run, watch, "edgeml federate")
+        )

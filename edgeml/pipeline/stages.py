@@ -50,7 +50,9 @@ def learn(plan: Plan, desk: Desk) -> tuple[FittedModel, OnnxModel]:
         dataset_key = key(plan.dataset_digest, project.data, project.task, project.search.metric, project.search.seed)
         dataset = cache.stage("data", dataset_key, lambda: data.load(project))
         shares = len(dataset.train), len(dataset.valid), len(dataset.test)
-        watch.say(f"{len(dataset.features)} features; {shares[0]:,} rows to train, {shares[1]:,} valid, {shares[2]:,} test")
+        watch.say(
+            f"{len(dataset.features)} features; {shares[0]:,} rows to train, {shares[1]:,} valid, {shares[2]:,} test"
+        )
     with watch.stage("train"):
         search = _search(project)
         train_key = key(dataset.digest, dataset.metric, search, versions())

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from edgeml_runtime import rows
-from edgeml_runtime.errors import ModelRefused, ShapeMismatch
+from edgeml_runtime.errors import DeviceError, ModelRefused, ShapeMismatch
 from edgeml_runtime.metrics import Counters
 from edgeml_runtime.session import Session
 from edgeml_runtime.slots import Slot
@@ -139,12 +139,9 @@ class Serving:
                 raise ModelRefused("no model is installed yet: deploy one to this device")
             try:
                 outputs = _run(loaded.session, inputs, count)
-            except ModelRefused as error:
+            except DeviceError as error:  # the rows were checked against the manifest, so the model is to blame
                 self._failed += 1
                 self._last_failure = str(error)
-                self.counters.failed(str(error))
-                raise
-            except ShapeMismatch as error:
                 self.counters.failed(str(error))
                 raise
             self._served += count

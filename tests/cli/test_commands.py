@@ -56,7 +56,9 @@ def test_a_second_build_answers_from_the_first(edgeml: Command, penguins: Path) 
 def test_a_changed_option_makes_a_new_run_but_no_new_training(edgeml: Command, penguins: Path) -> None:
     first = edgeml("build", penguins, "--json").json
     file = penguins / "edgeml.yaml"
-    file.write_text(file.read_text(encoding="utf-8").replace("max_accuracy_drop: 0.01", "max_accuracy_drop: 0.5"), "utf-8")
+    file.write_text(
+        file.read_text(encoding="utf-8").replace("max_accuracy_drop: 0.01", "max_accuracy_drop: 0.5"), "utf-8"
+    )
     second = edgeml("build", penguins, "--json").json
     assert second["run"] != first["run"]
     assert second["lineage"]["fitted"] == first["lineage"]["fitted"]
@@ -70,7 +72,9 @@ def test_only_stops_after_the_stage(edgeml: Command, penguins: Path) -> None:
 
 
 def test_regression_from_scikit_learns_own_data(edgeml: Command, tmp_path: Path) -> None:
-    text = "name: diabetes\ndata: {train: 'sklearn:diabetes'}\nsearch: {trials: 4}\ndevices: [{board: raspberry-pi-5}]\n"
+    text = (
+        "name: diabetes\ndata: {train: 'sklearn:diabetes'}\nsearch: {trials: 4}\ndevices: [{board: raspberry-pi-5}]\n"
+    )
     (tmp_path / "edgeml.yaml").write_text(text, encoding="utf-8")
     summary = edgeml("build", tmp_path, "--json").json
     assert summary["task"] == "regression" and summary["metric"] == "rmse"

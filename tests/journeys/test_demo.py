@@ -60,7 +60,9 @@ def test_the_demo_ends_with_a_better_model_on_every_agent(tmp_path: Path, broker
     page = Path(told["report"]).read_text(encoding="utf-8")
     assert "pi-3" in page and told["released"] in page
     assert processes_of(folder) == []
-    assert not (tmp_path / "home").exists() or not list((tmp_path / "home").rglob("*")), "something was written under HOME"
+    assert not (tmp_path / "home").exists() or not list((tmp_path / "home").rglob("*")), (
+        "something was written under HOME"
+    )
 
 
 @pytest.mark.fault

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,7 +42,9 @@ def test_a_release_is_shipped_served_and_improved_on_the_devices(fleet: Fleet, s
     for agent, share in zip(agents, held, strict=True):
         agent.call("/samples", {"rows": share.rows(), "targets": [str(digit) for digit in share.digits]})
     fleet.until(
-        lambda: sum(d.reported.samples for d in fleet.registry.devices() if d.reported) == sum(len(s.digits) for s in held),
+        lambda: (
+            sum(d.reported.samples for d in fleet.registry.devices() if d.reported) == sum(len(s.digits) for s in held)
+        ),
         what="the samples to be reported",
     )
     done = fleet.edgeml("federate", "digits", "--rounds", 3, "--local-epochs", 2, "--wait", "--json")
