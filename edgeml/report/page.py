@@ -85,8 +85,9 @@ def _verdicts(summary: Mapping[str, Any], fleet: Mapping[str, Any] | None) -> li
     told = []
     if fleet:
         before, after = fleet["before"], fleet["after"]
-        change = f"{after['metric']} {before['value']:.4f} → {after['value']:.4f} after {len(fleet['rounds'])} federated rounds"
-        told.append(("the fleet", f"{change}; {after['reason']}", bool(after["released"])))
+        change = f"{after['metric']} {before['value']:.4f} → {after['value']:.4f}"
+        words = f"{change} after {len(fleet['rounds'])} federated rounds; {after['reason']}"
+        told.append(("the fleet", words, bool(after["released"])))
     for board, choice in summary["devices"].items():
         told.append((board, f"runs {choice['variant']}. {_sentence(choice['reason'])}", choice["fits"]))
     if not summary["devices"]:
@@ -204,7 +205,7 @@ def _boards(summary: Mapping[str, Any]) -> Section:
         rows.append(
             [
                 profile.get("title", board),
-                f"{profile.get('cores', '?')} × {profile.get('core', '?')}, {profile.get('frequency_ghz', '?')} GHz, {profile.get('ram_mb', '?')} MB",
+                _hardware(profile),
                 choice["variant"],
                 _range(choice["latency_ms"]),
                 f"{number(choice['memory_mb'])} MB",
@@ -214,7 +215,8 @@ def _boards(summary: Mapping[str, Any]) -> Section:
         )
     head = ["board", "what it is", "runs", "latency, predicted", "memory", "limits", "why"]
     names = [name for choice in list(summary["devices"].values())[:1] for name in choice.get("predictions", {})]
-    caption = f"Bars from top to bottom within a board: {', '.join(names)}; the chosen one is strong, a dashed line is the limit."
+    order = f"Bars from top to bottom within a board: {', '.join(names)}"
+    caption = f"{order}; the chosen one is strong, a dashed line is the limit."
     svg = plots.ranges(bars, LATENCY) if bars else ""
     figures = [Figure("Predicted latency per board", svg, caption)] if bars else []
     lead = (
@@ -297,7 +299,7 @@ def _fleet_sections(fleet: Mapping[str, Any]) -> list[Section]:
         Figure(
             f"{after['metric']} round by round",
             plots.line(points, Axis(f"{after['metric']}, server's validation rows", lambda value: f"{value:.3f}")),
-            f"On the test rows, which no round was judged on: {before['value']:.4f} before, {after['value']:.4f} after.",
+            f"On the test rows, which no round saw: {before['value']:.4f} before, {after['value']:.4f} after.",
         )
     ]
     head = ["round", after["metric"], "loss", "devices", "bytes up", "bytes down", "seconds"]
@@ -378,6 +380,16 @@ def _latency(found: Mapping[str, Any]) -> str:
 def _range(latency: Mapping[str, Any]) -> str:
     words = f"{milliseconds(latency['predicted'])} ({milliseconds(latency['low'])} to {milliseconds(latency['high'])})"
     return f"{words}, {latency['method']}"
+
+
+def _hardware(profile: Mapping[str, Any]) -> str:
+    """Return the facts that are known of a board, and only those."""
+    cores, core = profile.get("cores"), profile.get("core")
+    facts = [f"{cores} × {core}"] if cores and core else []
+    facts += [
+        f"{profile[name]} {unit}" for name, unit in (("frequency_ghz", "GHz"), ("ram_mb", "MB")) if profile.get(name)
+    ]
+    return ", ".join(facts) or ABSENT
 
 
 def _limits(limits: Mapping[str, Any]) -> str:

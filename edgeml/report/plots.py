@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from edgeml.report.scales import Format, Scale, fit, milliseconds, number
+from edgeml.report.scales import APART_UPRIGHT, Format, Scale, fit, milliseconds, number
 
 WIDTH, LABELS, RIGHT, TOP, AXIS = 640, 150, 24, 14, 44
 ROW = 30
@@ -54,12 +54,12 @@ def ranges(rows: Sequence[Mapping[str, Any]], x: Axis) -> str:
     for index, row in enumerate(rows):
         at, shade = TOP + ROW * index + ROW / 2, "" if row.get("strong", True) else " faint"
         tip = f"{row['name']}: {x.format(row['low'])} to {x.format(row['high'])}, predicted {x.format(row['middle'])}"
-        low, high = across(row["low"]), across(row["high"])
+        low, high, colour = across(row["low"]), across(row["high"]), f"c{row['series'] % COLOURS}"
         marks += [
             _text((LABELS - 10, at + 4), row["name"], "end"),
-            f'<rect class="c{row["series"] % COLOURS} soft{shade}" x="{low:.1f}" y="{at - 7:.1f}" '
+            f'<rect class="{colour} soft{shade}" x="{low:.1f}" y="{at - 7:.1f}" '
             f'width="{max(high - low, 1):.1f}" height="14" rx="7"><title>{escape(tip)}</title></rect>',
-            f'<circle class="c{row["series"] % COLOURS}{shade}" cx="{across(row["middle"]):.1f}" cy="{at:.1f}" r="4.5"/>',
+            f'<circle class="{colour}{shade}" cx="{across(row["middle"]):.1f}" cy="{at:.1f}" r="4.5"/>',
         ]
         if row.get("limit"):
             where = across(row["limit"])
@@ -85,7 +85,8 @@ def boxes(rows: Sequence[Mapping[str, Any]], x: Axis) -> str:
             f'<line class="{colour} stroke{shade}" x1="{p5:.1f}" x2="{p95:.1f}" y1="{at:.1f}" y2="{at:.1f}"/>',
             f'<rect class="{colour} soft{shade}" x="{p25:.1f}" y="{at - 10:.1f}" width="{max(p75 - p25, 1.5):.1f}" '
             f'height="20" rx="3"><title>{escape(row["name"])}: {len(samples)} samples shown</title></rect>',
-            f'<line class="{colour} stroke thick{shade}" x1="{p50:.1f}" x2="{p50:.1f}" y1="{at - 10:.1f}" y2="{at + 10:.1f}"/>',
+            f'<line class="{colour} stroke thick{shade}" x1="{p50:.1f}" x2="{p50:.1f}" '
+            f'y1="{at - 10:.1f}" y2="{at + 10:.1f}"/>',
         ]
     return _svg(height, marks, f"distribution of {x.title}")
 
@@ -103,7 +104,8 @@ def whiskers(rows: Sequence[Mapping[str, Any]], x: Axis) -> str:
         marks += [
             _text((LABELS - 10, at + 4), row["name"], "end"),
             f'<line class="{colour} stroke" x1="{left:.1f}" x2="{right:.1f}" y1="{at}" y2="{at}"/>',
-            f'<circle class="{colour}" cx="{across(row["value"]):.1f}" cy="{at}" r="4.5"><title>{escape(tip)}</title></circle>',
+            f'<circle class="{colour}" cx="{across(row["value"]):.1f}" cy="{at}" r="4.5">'
+            f"<title>{escape(tip)}</title></circle>",
         ]
     return _svg(height, marks, f"candidates by {x.title}")
 
@@ -162,7 +164,7 @@ def _across(scale: Scale, height: float, axis: Axis) -> str:
 
 def _up(scale: Scale, left: float, axis: Axis) -> str:
     parts = []
-    for tick in scale.ticks():
+    for tick in scale.ticks(APART_UPRIGHT):
         y = scale(tick)
         parts.append(f'<line class="grid" x1="{left}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(_text((left - 8, y + 4), axis.format(tick), "end", kind="tick"))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-PIXELS_PER_TICK = 70
+APART, APART_UPRIGHT = 70, 40  # pixels between two ticks, at least: labels are wider than high
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Scale:
         share = math.log(at / low) / math.log(high / low) if self.log else (at - low) / (high - low)
         return self.start + share * (self.end - self.start)
 
-    def ticks(self) -> list[float]:
+    def ticks(self, apart: float = APART) -> list[float]:
         """Return round values inside the scale, far enough apart to be labelled."""
-        most = max(2, int(abs(self.end - self.start) / PIXELS_PER_TICK))
+        most = max(2, int(abs(self.end - self.start) / apart))
         return _log_ticks(self.low, self.high, most) if self.log else _linear_ticks(self.low, self.high, most)
 
 
