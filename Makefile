@@ -27,7 +27,7 @@ docs: setup
 	$(BIN)/python -m edgeml.cli.reference > docs/cli.md
 
 bench: $(VENV)/.tests
-	$(BIN)/python benchmarks/run_all.py
+	PYTHONPATH=. $(BIN)/python benchmarks/run_all.py
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("edgeml needs Python 3.11 or newer; this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'

@@ -20,8 +20,9 @@ SCRIPTS = {  # script -> what it shows
 HEAD = """\
 # Benchmarks
 
-Each table was printed by the script named above it; `make bench` runs them all again and writes this page. The machine is small and shared:
-read the ratios, not the seconds. The JSON beside each table (`benchmarks/results/`) has every figure and the environment.
+Each table was printed by the script named above it; `make bench` runs them all again and writes this page. The machine
+is small and shared: read the ratios, not the seconds. The JSON beside each table (`benchmarks/results/`) has every
+figure and the environment.
 """
 
 

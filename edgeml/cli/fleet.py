@@ -38,9 +38,8 @@ def server(address: str, registry_path: Path) -> None:
     from edgeml.server import serve
 
     registry = Registry.open(registry_path)
-    click.echo(
-        f"enroll a device: edgeml-agent enroll --broker {address} --key {registry.public_key_hex()} --id NAME --board BOARD"
-    )
+    whom = f"--broker {address} --key {registry.public_key_hex()}"
+    click.echo(f"enroll a device: edgeml-agent enroll {whom} --id NAME --board BOARD")
     serve(registry, address, retrain=retraining(registry), log=lambda line: click.echo(line, err=True))
 
 

@@ -11,9 +11,10 @@ from edgeml.cli import COMMANDS, edgeml
 HEAD = """\
 # The command line
 
-Written from the commands by `make docs`; the tests compare. Every verb takes `--json` where it has something to tell: one JSON
-document on stdout, progress on stderr. Errors are one line on stderr. Exit codes: 0 ok, 1 you can fix it, 2 usage, 3 a gate refused and
-nothing was shipped, 4 the fleet or the broker failed, 130 interrupted. `edgeml --debug VERB` shows the stack trace of an error.
+Written from the commands by `make docs`; the tests compare. Every verb takes `--json` where it has something to tell:
+one JSON document on stdout, progress on stderr. Errors are one line on stderr. Exit codes: 0 ok, 1 you can fix it,
+2 usage, 3 a gate refused and nothing was shipped, 4 the fleet or the broker failed, 130 interrupted.
+`edgeml --debug VERB` shows the stack trace of an error.
 
 Shell completion: `eval "$(_EDGEML_COMPLETE=bash_source edgeml)"` (or `zsh_source`, `fish_source`).
 """

@@ -34,6 +34,10 @@ class Process:
                 preexec_fn=die_with_parent,
             )
 
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
     def check(self) -> None:
         """Raise FleetError with the last line of the log when the child has ended."""
         if self._child.poll() is not None:
@@ -61,7 +65,7 @@ class Agent(Process):
 
     def __init__(self, device: str, board: str, *, folder: Path, broker: str, key: str) -> None:
         self.device, self._state = device, folder / device
-        enroll = ["enroll", "--id", device, "--broker", broker, "--key", key, "--board", board]
+        enroll = ["enroll", "--id", device, "--broker", broker, "--key", key, "--board", board, "--telemetry", "1"]
         subprocess.run(
             [sys.executable, "-m", "edgeml_runtime", *enroll, "--state", str(self._state)],
             check=True,
@@ -70,12 +74,16 @@ class Agent(Process):
         run = ["-m", "edgeml_runtime", "run", "--state", str(self._state)]
         super().__init__(f"agent {device}", run, folder / f"{device}.log")
 
+    @property
+    def port(self) -> int:
+        """The port of its HTTP door on 127.0.0.1."""
+        return int(json.loads((self._state / "http.json").read_text(encoding="utf-8"))["port"])
+
     def call(self, path: str, body: Any = None) -> Any:
         """Return the JSON answer of the agent's HTTP door `path`; a body makes it a POST."""
-        port = json.loads((self._state / "http.json").read_text(encoding="utf-8"))["port"]
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data=data, headers=headers)
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data=data, headers=headers)
         try:
             with urllib.request.urlopen(request, timeout=START_S) as answer:
                 return json.loads(answer.read())

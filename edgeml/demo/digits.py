@@ -30,6 +30,7 @@ devices:
   - {board: raspberry-pi-4, latency_p90_ms: 5, memory_mb: 128}
   - {board: raspberry-pi-5, latency_p90_ms: 5, memory_mb: 128}
 federated: {enabled: true, min_devices: 2, local_epochs: 2, learning_rate: 0.05, momentum: 0.9}
+track: {mlflow: off}
 """
 
 

@@ -146,6 +146,11 @@ def _online(registry: Registry) -> int:
     return sum(device.online for device in registry.devices())
 
 
+def _heard(registry: Registry) -> bool:
+    """Say whether every agent's telemetry holds both of its turns at predicting."""
+    return all(row["predictions"] >= 2 * LIVE for row in device_rows(registry, now=time.time()))
+
+
 def _live(scene: Scene) -> int:
     """Ask every agent for some digits of the test share and return how many answers are right."""
     right = 0
@@ -184,6 +189,7 @@ def _federate(scene: Scene, options: DemoOptions, rows: list[int]) -> dict[str, 
 
 
 def _story(scene: Scene, federation: dict[str, Any], alone: list[dict[str, Any]]) -> dict[str, Any]:
+    wait_until(lambda: _heard(scene.registry), scene.processes, what="the telemetry of the last predictions")
     test = federation["test"]
     return {
         "before": {

@@ -55,6 +55,7 @@ def federation_summary(record: FederationRecord) -> dict[str, Any]:
         for done in record.rounds
     ]
     outcome = dict(record.outcome)
+    reason = outcome.get("reason", record.detail)
     return {
         "federation": record.id,
         "model": record.model,
@@ -66,8 +67,8 @@ def federation_summary(record: FederationRecord) -> dict[str, Any]:
         "test": outcome.get("test"),
         "from": outcome.get("from"),
         "released": outcome.get("released"),
-        "reason": outcome.get("reason", record.detail),
-        "verdict": f"{record.model}: {record.state.lower()}, {len(rounds)} rounds; {outcome.get('reason', record.detail)}",
+        "reason": reason,
+        "verdict": f"{record.model}: {record.state.lower()}, {len(rounds)} rounds; {reason}",
     }
 
 

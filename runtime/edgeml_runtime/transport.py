@@ -66,8 +66,8 @@ class MqttTransport:
     def open(self, post: Callable[[Any], None], *, backlog: Callable[[], int] = int) -> None:
         """Connect in the background and keep trying; `post` gets Incoming, Connected and Disconnected."""
         self._post, self._backlog = post, backlog
-        self._closing.clear()
-        self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
+        self._closing = threading.Event()  # of this thread: an earlier one may still be trying to connect
+        self._thread = threading.Thread(target=self._run, args=(self._closing,), name="mqtt", daemon=True)
         self._thread.start()
 
     def send(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> bool:
@@ -97,23 +97,25 @@ class MqttTransport:
         except (RuntimeError, ValueError) as error:  # the broker went meanwhile: its will speaks for us
             log.debug("no farewell: %s", error)
 
-    def _run(self) -> None:
+    def _run(self, closing: threading.Event) -> None:
         wait = SHORTEST_S
-        while not self._closing.is_set():
-            lasted = self._connection()
+        while not closing.is_set():
+            lasted = self._connection(closing)
             wait = SHORTEST_S if lasted >= STEADY_S else min(wait * 2, LONGEST_S)
-            self._closing.wait(wait * random.uniform(0.5, 1.0))
+            closing.wait(wait * random.uniform(0.5, 1.0))
 
-    def _connection(self) -> float:
+    def _connection(self, closing: threading.Event) -> float:
         """Connect once and stay until it ends; return for how many seconds it stood."""
-        self._gone.clear()
         client = self._new_client()
         try:
             client.connect(*self.address, keepalive=KEEPALIVE_S)
         except (OSError, ValueError) as error:
             self._complain(f"no broker answers at {self.address[0]}:{self.address[1]} ({error}); trying again")
             return 0.0
+        if closing.is_set():
+            return 0.0
         self._client = client
+        self._gone.clear()
         client.loop_start()
         began = time.monotonic()
         if not self._gone.wait(CONNECT_S) and not self.connected:
