@@ -50,7 +50,8 @@ class Registry:
             root.mkdir(parents=True, exist_ok=True)
             return cls(root.resolve(), tables.open_index(root / "index.db"))
         except (OSError, sa.exc.DatabaseError) as error:
-            raise UserError(f"no registry can be opened at {root}: {getattr(error, 'orig', error)}") from error
+            said = getattr(error, "orig", error)
+            raise UserError(f"no registry can be opened at {root}: {said}; make room there or choose another") from error
 
     def close(self) -> None:
         self._engine.dispose()
