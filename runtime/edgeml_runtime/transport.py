@@ -112,10 +112,11 @@ class MqttTransport:
         except (OSError, ValueError) as error:
             self._complain(f"no broker answers at {self.address[0]}:{self.address[1]} ({error}); trying again")
             return 0.0
-        if closing.is_set():
-            return 0.0
         self._client = client
         self._gone.clear()
+        if closing.is_set():
+            self._client = None
+            return 0.0
         client.loop_start()
         began = time.monotonic()
         if not self._gone.wait(CONNECT_S) and not self.connected:

@@ -130,7 +130,9 @@ def test_success_waits_for_real_predictions(agent: AgentProcess, server: ServerS
     assert server.until_ended("pi-1", "j1").state == "SUCCEEDED"
 
 
-def test_a_soak_that_nobody_feeds_times_out_and_the_old_release_is_back(agent: AgentProcess, server: ServerSide) -> None:
+def test_a_soak_that_nobody_feeds_times_out_and_the_old_release_is_back(
+    agent: AgentProcess, server: ServerSide
+) -> None:
     deploy(agent, server, "one", seq=1)
     server.assign("pi-1", a_release("two"), job="j2", seq=2, soak_predictions=5, deadline_s=4.0)
     ended = server.until_ended("pi-1", "j2")
@@ -166,7 +168,10 @@ def test_a_release_that_fails_while_soaking_is_taken_back(agent: AgentProcess, s
     until(lambda: serves(agent) == "two", "the trial")
     assert "out of data bounds" in agent.refused("/predict", {"rows": (ROWS * 1e3).tolist()})[1]
     ended = server.until_ended("pi-1", "j2")
-    assert (ended.state, ended.reason) == ("ROLLED_BACK", "ModelRefused") and "1 of 1 predictions failed" in ended.detail
+    assert (ended.state, ended.reason) == (
+        "ROLLED_BACK",
+        "ModelRefused",
+    ) and "1 of 1 predictions failed" in ended.detail
     assert serves(agent) == "one" and len(agent.predict(ROWS)["labels"]) == 3
 
 
@@ -292,7 +297,9 @@ def test_a_release_under_which_the_agent_keeps_dying_is_given_up(agent: AgentPro
 
 
 @pytest.mark.fault
-def test_a_transfer_survives_the_death_of_the_broker(agent: AgentProcess, server: ServerSide, broker: Mosquitto) -> None:
+def test_a_transfer_survives_the_death_of_the_broker(
+    agent: AgentProcess, server: ServerSide, broker: Mosquitto
+) -> None:
     release = a_release("big", padding=3 << 20)
     server.limit = 30
     server.assign("pi-1", release, job="j1", seq=1)
@@ -431,7 +438,9 @@ def softmax_regression(*, identity: bool = False) -> bytes:
     )
 
 
-def an_offer(server: ServerSide, *, graph: bytes | None = None, w: np.ndarray | None = None, **changes: Any) -> TaskOffer:
+def an_offer(
+    server: ServerSide, *, graph: bytes | None = None, w: np.ndarray | None = None, **changes: Any
+) -> TaskOffer:
     task = softmax_regression() if graph is None else graph
     parameters = tensors.pack({"w": np.zeros((64, 10), np.float32) if w is None else w})
     return TaskOffer(
@@ -565,4 +574,3 @@ def slow_task() -> bytes:
     proto.graph.output.append(helper.make_tensor_value_info("loss.after", FLOAT, []))
     onnx.checker.check_model(proto)
     return bytes(proto.SerializeToString())
-

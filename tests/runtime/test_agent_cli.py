@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from edgeml_runtime import __version__, doctor
 from edgeml_runtime.notify import notify
 from edgeml_runtime.wire import signed
-
 from tests.runtime.agent_kit import KEY, AgentProcess, Mosquitto, a_release, broker_in, needs_mosquitto, server_at
 
 pytestmark = [pytest.mark.broker, needs_mosquitto]
@@ -181,7 +181,18 @@ def test_an_http_port_that_is_taken_is_one_line(agent: AgentProcess, tmp_path: P
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         taken = str(listener.getsockname()[1])
-        words = ("--id", "pi-1", "--broker", "h:1", "--key", signed.public_hex(KEY), "--board", "b", "--http-port", taken)
+        words = (
+            "--id",
+            "pi-1",
+            "--broker",
+            "h:1",
+            "--key",
+            signed.public_hex(KEY),
+            "--board",
+            "b",
+            "--http-port",
+            taken,
+        )
         agent.command("enroll", *words)
         done = agent.command("run")
         assert done.returncode == 4 and f"HTTP port {taken}" in one_line(done)
@@ -242,6 +253,8 @@ def test_the_unit_is_one_that_systemd_understands(tmp_path: Path) -> None:
     copy = tmp_path / "edgeml-agent.service"
     lines = [f"ExecStart={sys.executable}" if line.startswith("ExecStart=") else line for line in unit.splitlines()]
     copy.write_text("\n".join(lines) + "\n")
-    done = subprocess.run([verifier, "verify", "--man=no", copy], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [verifier, "verify", "--man=no", copy], capture_output=True, text=True, timeout=60, check=False
+    )
     about_us = [line for line in done.stderr.splitlines() if "edgeml-agent" in line]
     assert done.returncode == 0 and about_us == [], done.stderr

@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from edgeml_runtime import rows
 from edgeml_runtime.errors import AgentRefused, ShapeMismatch
 from edgeml_runtime.interfaces import http as door
@@ -21,13 +24,14 @@ from edgeml_runtime.serving import Loaded, Serving
 from edgeml_runtime.session import Session
 from edgeml_runtime.wire.manifest import Bounds, Feature, Manifest, ReleaseVariant, blob_of
 from edgeml_runtime.wire.messages import Running
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.runtime.conftest import colours, mlp
 
 ROW = [0.5] * 4
-MIXED = (Feature(name="a", kind="numeric"), Feature(name="colour", kind="categorical"), Feature(name="b", kind="numeric"))
+MIXED = (
+    Feature(name="a", kind="numeric"),
+    Feature(name="colour", kind="categorical"),
+    Feature(name="b", kind="numeric"),
+)
 
 
 def a_manifest(session: Session, graph: bytes, **changes: Any) -> Manifest:
@@ -41,9 +45,7 @@ def a_manifest(session: Session, graph: bytes, **changes: Any) -> Manifest:
             "outputs": session.outputs,
             "features": tuple(Feature(name=name, kind="numeric") for name in "abcd"),
             "classes": ("no", "yes", "7"),
-            "variants": (
-                ReleaseVariant(name="fp32", graph=blob_of(graph), bounds=Bounds(max_abs=0.0, label_flips=0)),
-            ),
+            "variants": (ReleaseVariant(name="fp32", graph=blob_of(graph), bounds=Bounds(max_abs=0.0, label_flips=0)),),
             "default_variant": "fp32",
             "boards": {},
             "goldens": blob_of(b"goldens"),
@@ -54,7 +56,9 @@ def a_manifest(session: Session, graph: bytes, **changes: Any) -> Manifest:
 
 def loaded(graph: bytes, **changes: Any) -> Loaded:
     session = Session(graph)
-    return Loaded(session, a_manifest(session, graph, **changes), Running(model="toy", release="r1", variant="fp32", graph=""))
+    return Loaded(
+        session, a_manifest(session, graph, **changes), Running(model="toy", release="r1", variant="fp32", graph="")
+    )
 
 
 CLASSIFIER = mlp(4, 8, 3)
@@ -72,7 +76,10 @@ class Door:
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         data = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
-        kind = {"Content-Type": "application/json", **{name.replace("_", "-"): value for name, value in headers.items()}}
+        kind = {
+            "Content-Type": "application/json",
+            **{name.replace("_", "-"): value for name, value in headers.items()},
+        }
         connection.request(method, path, data, kind)
         answer = connection.getresponse()
         content = answer.read()

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgeml_runtime.transport import MAX_PAYLOAD, Connected, Disconnected, Incoming, MqttTransport, Will
 
 from edgeml.transport.broker import find_mosquitto, start_broker
+from edgeml_runtime.transport import MAX_PAYLOAD, Connected, Disconnected, Incoming, MqttTransport, Will
 from tests.runtime.agent_kit import Mosquitto, broker_in, needs_mosquitto, until
 
 pytestmark = pytest.mark.broker
