@@ -5,6 +5,7 @@ Commands live in modules that are imported when they are called, so that `--help
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 
@@ -57,11 +58,26 @@ class EdgeML(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
-            code = getattr(error, "exit_code", None)
+            code, line = _ending(error)
             if ctx.params["debug"] or code is None:
                 raise
-            click.echo(f"error: {error}", err=True)
+            click.echo(f"error: {line}", err=True)
             ctx.exit(code)
+
+
+def _ending(error: Exception) -> tuple[int | None, str]:
+    """Return the exit code and the line of a deliberate error or of a disk that refuses; None for a bug of ours."""
+    code = getattr(error, "exit_code", None)
+    if code is not None:
+        return code, str(error)
+    cause = getattr(error, "orig", error)  # SQLAlchemy wraps what SQLite said
+    if isinstance(cause, OSError) and cause.errno is not None:
+        where = f" ({cause.filename})" if cause.filename else ""
+        hint = "; make room and run it again, nothing was half-written" if cause.errno == errno.ENOSPC else ""
+        return 1, f"{cause.strerror}{where}{hint}"
+    if "disk is full" in str(cause):
+        return 1, f"{cause}: make room and run it again, nothing was half-written"
+    return None, ""
 
 
 @click.group(cls=EdgeML, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -134,3 +136,34 @@ def test_an_unknown_release_lists_the_known(edgeml: Command, bundle: Path) -> No
 
 def test_a_wrong_option_is_usage(edgeml: Command) -> None:
     assert edgeml("build", "--fast").code == 2
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small tmpfs here: {mounted.stderr.decode().strip()}")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.fault
+def test_a_full_disk_is_one_line_and_leaves_no_release(edgeml: Command, tmp_path: Path, small_disk: Path) -> None:
+    project = a_project(tmp_path / "project")
+    said = edgeml("build", project, "--registry", small_disk)
+    assert said.code == 1
+    assert re.search("No space left|disk is full", said.error) and "make room" in said.error
+    assert not list(small_disk.rglob(".*.????????")), "a temporary file was left behind"
+    assert edgeml("build", project).code == 0
+
+
+@pytest.mark.fault
+def test_a_project_on_a_full_disk_is_one_line_too(edgeml: Command, small_disk: Path) -> None:
+    project = a_project(small_disk / "project")
+    (small_disk / "filler").write_bytes(bytes(40_000))
+    said = edgeml("build", project)
+    assert said.code == 1 and "No space left" in said.error
+    assert not list(project.glob("**/summary.json")) and edgeml("registry", "list", "--json").json == []
