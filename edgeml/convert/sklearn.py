@@ -64,13 +64,15 @@ def convert(estimator: Any, widths: Mapping[str, int], *, source: str) -> OnnxMo
 
 def _skl2onnx(estimator: Any, types: list[tuple[str, Any]]) -> onnx.ModelProto:
     options = {id(step): option for step in steps_of(estimator) for option in _options(step)}
+    # without a name of ours the graph gets a random one, and equal models would have unequal digests
+    given = {"name": type(estimator).__name__, "initial_types": types, "options": options}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of attributes that skl2onnx reads: no word for the user
             try:
-                proto = convert_sklearn(estimator, initial_types=types, target_opset=OPSETS, options=options)
+                proto = convert_sklearn(estimator, target_opset=OPSETS, **given)
             except RuntimeError:  # among others: this converter does not know so new an opset
-                proto = convert_sklearn(estimator, initial_types=types, target_opset=OLDER_OPSETS, options=options)
+                proto = convert_sklearn(estimator, target_opset=OLDER_OPSETS, **given)
     except Exception as error:  # skl2onnx has no base class of errors, and raises NameError and IndexError too
         reason = " ".join(str(error).split())[:160]
         raise UnsupportedModel(f"no way to ONNX for this {type(estimator).__name__}: {reason}") from error

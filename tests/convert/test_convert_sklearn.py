@@ -57,7 +57,9 @@ def test_every_estimator_agrees_with_its_graph_on_rows_it_never_saw(task, estima
 
 @pytest.mark.parametrize("estimator", sorted(train.ESTIMATORS))
 def test_every_graph_keeps_to_the_conventions(estimator, real_data):
-    model = convert.to_onnx(fitted_on(real_data("penguins/penguins.csv"), "species", estimator))
+    fitted = fitted_on(real_data("penguins/penguins.csv"), "species", estimator)
+    model = convert.to_onnx(fitted)
+    assert convert.to_onnx(fitted).digest == model.digest, "equal models must be one blob, one release"
     session = Session(model.data)
     assert [(s.name, s.dtype, s.shape) for s in session.inputs] == [
         ("numeric", "float32", (-1, 4)),
