@@ -28,11 +28,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DeviceError as error:
         print(f"edgeml-agent: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a folder of another user, a disk that is gone
+        print(
+            f"edgeml-agent: {error.filename or options.state}: {error.strerror}; check it, or --state", file=sys.stderr
+        )
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def _enroll(options: argparse.Namespace) -> int:

@@ -27,6 +27,7 @@ from edgeml_runtime.memory import give_back
 from edgeml_runtime.metrics import Counters, rss_bytes
 from edgeml_runtime.notify import notify, watchdog_s
 from edgeml_runtime.presence import Presence, Verdict
+from edgeml_runtime.protocol import MAX_DETAIL, Phase
 from edgeml_runtime.reports import Reports
 from edgeml_runtime.samples import Samples
 from edgeml_runtime.serving import Serving
@@ -135,7 +136,8 @@ class Agent:
     def _turn(self) -> None:
         """Handle what is in the inbox, or wait a little for it; then let the clock have its say."""
         try:
-            self._handle(self._inbox.get(timeout=BUSY_S if self._busy else IDLE_S))
+            soaking = self.installer.machine.phase is Phase.SOAKING  # for hours, perhaps
+            self._handle(self._inbox.get(timeout=BUSY_S if self._busy and not soaking else IDLE_S))
             for _ in range(min(self._inbox.qsize(), 2 * blocks.WINDOW_BLOCKS)):
                 self._handle(self._inbox.get_nowait())
         except queue.Empty:
@@ -190,7 +192,8 @@ class Agent:
             self.reports.not_accepted(error)
             job, known = claimed_job(payload), self.installer.machine.status
             if job and not (known and known.job == job):
-                self.reports.state(JobStatus(job=job, state="REJECTED", reason=error.reason, detail=str(error)))
+                detail = str(error)[:MAX_DETAIL]
+                self.reports.state(JobStatus(job=job, state="REJECTED", reason=error.reason, detail=detail))
                 self.reports.state(known)  # what stays on the topic is the device's own state
 
     def _take(self, block: blocks.Block, now: float) -> None:

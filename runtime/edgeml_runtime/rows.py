@@ -176,8 +176,9 @@ def _tensors(inputs: Sequence[TensorSpec], rows: list[Any]) -> dict[str, np.ndar
 def _tensor(spec: TensorSpec, value: Any, row: int) -> np.ndarray:
     dtype = object if spec.dtype == "string" else spec.dtype
     try:
-        array = np.array(value, dtype=dtype)
-    except (ValueError, TypeError, OverflowError) as error:
+        with np.errstate(over="raise"):
+            array = np.array(value, dtype=dtype)
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise ShapeMismatch(f"row {row}, input {spec.name!r}: {_show(value)} is not {spec.dtype}") from error
     wanted = spec.shape[1:]
     if array.ndim != len(wanted) or any(a not in (-1, b) for a, b in zip(wanted, array.shape, strict=True)):

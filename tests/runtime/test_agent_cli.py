@@ -170,6 +170,13 @@ def test_the_key_may_be_a_file_and_a_running_device_is_not_enrolled_over(agent: 
     assert done.returncode == 4 and "an agent runs" in one_line(done)
 
 
+def test_a_state_that_is_no_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    words = ("--id", "pi-1", "--broker", "h:1", "--key", signed.public_hex(KEY), "--board", "b")
+    done = run("enroll", "--state", str(tmp_path / "file/state"), *words)
+    assert done.returncode in (1, 4) and str(tmp_path / "file") in one_line(done)
+
+
 def test_a_damaged_configuration_names_its_file(agent: AgentProcess) -> None:
     (agent.state / "agent.json").write_text('{"device": "pi-1", "colour": "red"}')
     done = agent.command("run")
