@@ -233,5 +233,3 @@ class Bundle:
 
     manifest: Manifest
     blobs: Mapping[str, bytes]
-
-

@@ -1,6 +1,6 @@
 """Latency and memory of a graph on a board nobody has here: a prior, with its range.
 
-    time = call + nodes + sum over classes of max(MACs / reachable rate, weights / bandwidth) + bytes + trees
+time = call + nodes + sum over classes of max(MACs / reachable rate, weights / bandwidth) + bytes + trees
 """
 
 from __future__ import annotations

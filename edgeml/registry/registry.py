@@ -51,7 +51,9 @@ class Registry:
             return cls(root.resolve(), tables.open_index(root / "index.db"))
         except (OSError, sa.exc.DatabaseError) as error:
             said = getattr(error, "orig", error)
-            raise UserError(f"no registry can be opened at {root}: {said}; make room there or choose another") from error
+            raise UserError(
+                f"no registry can be opened at {root}: {said}; make room there or choose another"
+            ) from error
 
     def close(self) -> None:
         self._engine.dispose()

@@ -38,7 +38,9 @@ def resampled_drops(
         values = np.sqrt(values) if metric == "rmse" else values
         return np.asarray(values[0] - values[1] if METRICS[metric].greater_is_better else values[1] - values[0])
     if metric in OF_LABELS:
-        both = [[_of_confusion(metric, target, given, index=index) for given in (reference, answers)] for index in draws]
+        both = [
+            [_of_confusion(metric, target, given, index=index) for given in (reference, answers)] for index in draws
+        ]
         return np.concatenate([before - after for before, after in both])
     pair = (reference, answers)
     return np.array([_one(metric, target, pair, index=i) for index in draws for i in index])

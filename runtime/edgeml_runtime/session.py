@@ -164,9 +164,7 @@ class Session:
 class _Bound:
     """The hot path: buffers that live as long as the session, and a call that reads and writes them."""
 
-    def __init__(
-        self, session: Any, name: str, *, example: Mapping[str, np.ndarray], shape: tuple[int, ...]
-    ) -> None:
+    def __init__(self, session: Any, name: str, *, example: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> None:
         self.buffer = np.zeros(shape, np.float32)
         self.shape, self.row_shape = shape, shape[1:]
         self.outputs = {key: np.zeros_like(np.ascontiguousarray(array)) for key, array in example.items()}

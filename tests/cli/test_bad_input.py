@@ -17,7 +17,10 @@ TABLE = "a,b,kind\n" + "".join(f"{i % 7},{(i * 3) % 11},{'yes' if i % 3 else 'no
 def a_project(folder: Path, *, table: str = TABLE, more: str = "", target: str = "kind") -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "data.csv").write_text(table, encoding="utf-8")
-    text = f"name: small\ndata: {{train: data.csv, target: {target}}}\nsearch: {{estimators: [linear], trials: 1}}\ntrack: {{mlflow: off}}\n{more}"
+    text = (
+        f"name: small\ndata: {{train: data.csv, target: {target}}}\n"
+        f"search: {{estimators: [linear], trials: 1}}\ntrack: {{mlflow: off}}\n{more}"
+    )
     (folder / "edgeml.yaml").write_text(text, encoding="utf-8")
     return folder
 

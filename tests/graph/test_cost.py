@@ -1,6 +1,5 @@
 """What a row costs, against numbers counted by hand."""
 
-
 import numpy as np
 import pytest
 from onnx import TensorProto, helper

@@ -1,6 +1,5 @@
 """The ONNX workbench: what it lets out loads everywhere, what it refuses it refuses in words."""
 
-
 import numpy as np
 import onnx
 import pytest

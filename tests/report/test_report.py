@@ -1,4 +1,4 @@
-"""The page says what the summary says: verdict first, nothing from outside, nothing made up, nothing that breaks out."""
+"""The page says what the summary says: verdict first, nothing from outside, nothing made up or breaking out."""
 
 from __future__ import annotations
 
@@ -75,7 +75,16 @@ def test_the_verdict_comes_before_everything_else() -> None:
 def test_every_part_is_there_with_its_numbers() -> None:
     page = read(a_summary())
     assert page.headings == ["digits", "Variants", "Boards", "Mistakes", "Search", "Data", "Where it comes from"]
-    for said in ("25,475", "0.9557", "4.8e-07", "0 of 359 (ties 1)", "prior", "nothing to quantize", "cd" * 32, "1.32.0"):
+    for said in (
+        "25,475",
+        "0.9557",
+        "4.8e-07",
+        "0 of 359 (ties 1)",
+        "prior",
+        "nothing to quantize",
+        "cd" * 32,
+        "1.32.0",
+    ):
         assert said in page.text
     assert page.tags.count("svg") == 5
 

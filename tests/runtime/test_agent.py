@@ -315,6 +315,23 @@ def test_a_transfer_survives_the_death_of_the_broker(
 
 
 @pytest.mark.fault
+def test_a_full_disk_fails_the_job_with_the_numbers_and_the_old_release_answers(
+    small_disk: Path, broker: Mosquitto, server: ServerSide
+) -> None:
+    with AgentProcess(small_disk, broker.port) as agent:
+        agent.start()
+        deploy(agent, server, "one", seq=1)
+        server.assign("pi-1", a_release("big", padding=3 << 20), job="j2", seq=2)
+        ended = server.until_ended("pi-1", "j2")
+        assert (ended.state, ended.reason) == ("FAILED", "StorageFull")
+        assert "bytes" in ended.detail and "free" in ended.detail
+        assert serves(agent) == "one" and len(agent.predict(ROWS)["labels"]) == 3
+        assert not list(agent.state.rglob("*.part")), "half a blob was left on the full disk"
+        deploy(agent, server, "three", seq=3)
+        assert serves(agent) == "three"
+
+
+@pytest.mark.fault
 def test_without_a_broker_the_agent_serves_and_says_so_once(tmp_path: Path) -> None:
     with broker_in(tmp_path) as broker, AgentProcess(tmp_path, broker.port) as agent:
         with server_at(broker.port) as server:

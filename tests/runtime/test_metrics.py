@@ -78,9 +78,7 @@ def test_uptime_is_counted_from_the_start() -> None:
 
 def test_threads_lose_no_count() -> None:
     counters = Counters("boot")
-    threads = [
-        threading.Thread(target=lambda: [counters.served(0.001, ["a"]) for _ in range(2000)]) for _ in range(4)
-    ]
+    threads = [threading.Thread(target=lambda: [counters.served(0.001, ["a"]) for _ in range(2000)]) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -56,7 +56,7 @@ def test_a_target_must_be_a_finite_number(tmp_path: Path, target: object) -> Non
 def test_numbers_and_words_survive_a_restart(tmp_path: Path) -> None:
     row = {
         "numeric": np.array([[1.5, np.nan]], np.float32),
-        "categorical": np.array([["żółty", "", "a\"b,[1]\n"]], object),
+        "categorical": np.array([["żółty", "", 'a"b,[1]\n']], object),
     }
     first = Samples(tmp_path / "samples.db")
     first.add(row, target=0, now=0.0)

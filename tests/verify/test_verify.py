@@ -124,7 +124,9 @@ def test_every_metric_has_a_seeded_bootstrap_oriented_so_that_worse_is_positive(
         good, bad = (Answers(scores.argmax(axis=1), scores) for scores in (sure, off))
     drops = resampled_drops(metric, target, bad, reference=good, resamples=40, seed=3)
     assert np.nanmin(drops) > 0
-    assert np.array_equal(drops, resampled_drops(metric, target, bad, reference=good, resamples=40, seed=3), equal_nan=True)
+    assert np.array_equal(
+        drops, resampled_drops(metric, target, bad, reference=good, resamples=40, seed=3), equal_nan=True
+    )
     assert np.allclose(resampled_drops(metric, target, good, reference=good, resamples=10), 0)
 
 

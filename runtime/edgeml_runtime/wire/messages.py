@@ -19,9 +19,7 @@ from edgeml_runtime.wire.signed import canonical
 
 SCHEMA = 1
 TERMINAL = frozenset({"SUCCEEDED", "FAILED", "REJECTED", "TIMED_OUT", "CANCELED", "ROLLED_BACK"})
-State = Literal[
-    "QUEUED", "IN_PROGRESS", "SUCCEEDED", "FAILED", "REJECTED", "TIMED_OUT", "CANCELED", "ROLLED_BACK"
-]
+State = Literal["QUEUED", "IN_PROGRESS", "SUCCEEDED", "FAILED", "REJECTED", "TIMED_OUT", "CANCELED", "ROLLED_BACK"]
 Step = Literal["", "DOWNLOADING", "VERIFYING", "PROBING", "TRIAL", "SOAKING"]
 
 
