@@ -96,7 +96,7 @@ def test_a_finished_scikit_learn_model_compiles(edgeml: Command, tmp_path: Path)
     assert said.code == 0, said.err
     (variant,) = said.json["variants"]
     assert variant["verdict"] == "pass" and variant["metrics"]["accuracy"] > 0.85
-    assert "nothing to quantize" in said.json["skipped"][0]["reason"]
+    assert "ships as fp32" in said.json["skipped"][0]["reason"]
 
 
 def test_bench_and_devices_speak_to_programs(edgeml: Command, penguins: Path) -> None:
