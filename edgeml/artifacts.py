@@ -21,6 +21,7 @@ from edgeml_runtime.wire.manifest import Feature, Manifest
 
 ModelTask = Literal["classification", "regression", "tensor"]
 FP32 = "fp32"  # the name of the float reference variant, always
+TARGET_SCALE = "target.scale"  # initializer by which a regressor's last operators scale its standardized answer
 
 
 @dataclass(frozen=True)

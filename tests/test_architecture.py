@@ -17,7 +17,8 @@ FLOORS = [  # bottom first: a room may import lower floors only; the ground floo
     {"autodiff"},
     {"data", "train", "convert", "quantize", "tasks", "verify", "bench", "bundle"},
     {"rollout", "telemetry", "federated"},
-    {"files", "registry", "transport", "tracking"},
+    {"files"},
+    {"registry", "transport", "tracking"},
     {"server", "report"},
     {"pipeline"},  # it ends in the report, and gives the server its way back to the gates
     {"demo"},

@@ -17,6 +17,7 @@ from skl2onnx import update_registered_converter
 from skl2onnx.common.data_types import FloatTensorType, Int64TensorType
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
+from edgeml.artifacts import TARGET_SCALE
 from edgeml.errors import UnsupportedModel
 
 ACTIVATIONS = {"relu": "Relu", "tanh": "Tanh", "logistic": "Sigmoid", "identity": ""}
@@ -47,15 +48,29 @@ def _convert_classifier(scope: Any, operator: Any, container: Any) -> None:
 
 
 def _convert_regressor(scope: Any, operator: Any, container: Any) -> None:
-    _layers(operator, container, output=operator.outputs[0].full_name)
+    network, prediction = operator.raw_operator, operator.outputs[0].full_name
+    mean, deviation = getattr(network, "target_scale_", (0.0, 1.0))
+    if (mean, deviation) == (0.0, 1.0):
+        _layers(operator, container, output=prediction)
+        return
+    standard = _layers(operator, container, output="standardized", scale=(mean, deviation))
+    container.add_initializer(TARGET_SCALE, TensorProto.FLOAT, [], [deviation])
+    container.add_initializer("target.mean", TensorProto.FLOAT, [], [mean])
+    container.add_node("Mul", [standard, TARGET_SCALE], "rescaled", name="rescaled", op_version=14)
+    container.add_node("Add", ["rescaled", "target.mean"], prediction, name="prediction", op_version=14)
 
 
-def _layers(operator: Any, container: Any, *, output: str) -> str:
-    """Emit every layer; return the name of the last one's output, which is not activated."""
+def _layers(operator: Any, container: Any, *, output: str, scale: tuple[float, float] = (0.0, 1.0)) -> str:
+    """Emit every layer; return the name of the last one's output, which is not activated.
+
+    The last layer answers in standard units of a target with this mean and deviation.
+    """
     network, value = operator.raw_operator, str(operator.inputs[0].full_name)
     last = len(network.coefs_) - 1
-    activation = ACTIVATIONS[network.activation]
-    for i, (weight, bias) in enumerate(zip(network.coefs_, network.intercepts_, strict=True)):
+    activation, (mean, deviation) = ACTIVATIONS[network.activation], scale
+    weights = [*network.coefs_[:-1], network.coefs_[-1] / deviation]
+    biases = [*network.intercepts_[:-1], (network.intercepts_[-1] - mean) / deviation]
+    for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         layer = f"layer{i}"
         for name, array in ((f"{layer}.weight", weight), (f"{layer}.bias", bias)):
             container.add_initializer(name, TensorProto.FLOAT, array.shape, np.asarray(array, np.float32).ravel())

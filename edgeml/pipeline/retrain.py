@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeml import metrics, verify
-from edgeml.artifacts import FP32, OnnxModel, Rows
+from edgeml import graph, metrics, verify
+from edgeml.artifacts import FP32, TARGET_SCALE, OnnxModel, Rows
 from edgeml.errors import NotFound, UnsupportedModel, VerificationError
 from edgeml.files import Cache
 from edgeml.pipeline.finish import Delivery, finish
@@ -42,7 +42,18 @@ class Retraining:
                 f"build it from data to federate it"
             )
         judge = Judge(self._registry, release, subject, self._progress)
-        return Learner(judge.fp32(), LOSSES[subject.task], judge.evaluate, judge.release)
+        model = judge.fp32()
+        return Learner(model, LOSSES[subject.task], _rate(model), judge.evaluate, judge.release)
+
+
+def _rate(model: OnnxModel) -> float:
+    """Return what turns a learning rate for a standardized target into one for the target's own units.
+
+    The gradient of a squared error grows with the square of the unit: dividing the rate by it gives the
+    steps that training on the standardized target would take.
+    """
+    scale = graph.initializers(model).get(TARGET_SCALE)
+    return 1.0 if scale is None else float(1 / scale**2)
 
 
 @dataclasses.dataclass(frozen=True)

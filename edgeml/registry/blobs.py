@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from pathlib import Path
 
 from edgeml.errors import NotFound, VerificationError
+from edgeml.files import write_atomic
 from edgeml_runtime.wire import blocks
 
 
@@ -22,16 +21,7 @@ class Blobs:
         path = self.path(digest)
         if path.is_file() and path.stat().st_size == len(data):
             return digest
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{digest}.{secrets.token_hex(4)}")
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_atomic(path, data)
         return digest
 
     def get(self, digest: str) -> bytes:

@@ -19,6 +19,7 @@ class Learner:
 
     model: OnnxModel  # the fp32 graph of the release
     loss: str  # a name of `edgeml.autodiff.LOSSES`
+    rate: float  # times the learning rate that was asked for: 1 unless the loss is in the target's own units
     evaluate: Callable[[OnnxModel], Mapping[str, float]]  # {"metric", "loss"} on the server's validation rows
     release: Callable[[OnnxModel, Sequence[RoundRecord]], Mapping[str, Any]]
     """Walk the model through the gates: {"before", "after", "released": release id or None, "reason"}."""

@@ -128,7 +128,7 @@ class Rounds:
         plan = Plan(
             rounds=options.rounds,
             min_devices=options.min_devices,
-            learning_rate=options.learning_rate,
+            learning_rate=options.learning_rate * start.learner.rate,
             min_rows=options.min_rows,
             deadline_s=options.deadline_s,
             seed=options.seed,

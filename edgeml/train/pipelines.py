@@ -88,9 +88,14 @@ def _preprocessing(estimator: Estimator, rows: Rows) -> list[tuple[str, Any]]:
 
 
 def _fit_in_own_units(pipeline: Pipeline, network: MLPRegressor, rows: Rows) -> None:
-    """Fit a network on the standardized target, then fold the target's scale into its last layer."""
+    """Fit a network on the standardized target, then fold the target's scale into its last layer.
+
+    `target_scale_` (mean, deviation) tells a converter how to take it out again: gradients of a loss in
+    the target's own units are larger by the square of the deviation, and training them diverges.
+    """
     assert rows.target is not None
     mean, deviation = float(np.mean(rows.target)), float(np.std(rows.target)) or 1.0
     pipeline.fit(matrix(rows), ((rows.target - mean) / deviation).astype(np.float32))
+    network.target_scale_ = (mean, deviation)
     network.coefs_[-1] = network.coefs_[-1] * np.float32(deviation)
     network.intercepts_[-1] = network.intercepts_[-1] * np.float32(deviation) + np.float32(mean)

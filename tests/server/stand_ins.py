@@ -270,7 +270,7 @@ class InMemoryRetrain:
         self.released: list[OnnxModel] = []
 
     def prepare(self, record: FederationRecord) -> Learner:
-        return Learner(a_model(), "softmax_cross_entropy", self.evaluate, self.release)
+        return Learner(a_model(), "softmax_cross_entropy", 1.0, self.evaluate, self.release)
 
     def evaluate(self, model: OnnxModel) -> dict[str, float]:
         rows = rows_of(1000, 200)
