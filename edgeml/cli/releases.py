@@ -48,7 +48,7 @@ def registry_show(release: str, registry_path: Path, as_json: bool) -> None:
         show_json(found)
         return
     click.echo(f"{found['model']}@{found['number']} is release {found['release']}, made {found['created']}")
-    show_table(["variant", "bytes", "digest"], [[v["name"], v["bytes"], v["digest"]] for v in found["details"]])
+    show_table(["variant", "bytes", "digest"], [[v["name"], v["bytes"], v["digest"]] for v in found["graphs"]])
     show_table(["board", "variant"], list(found["boards"].items()))
     show_table(["made from", "digest"], list(found["lineage"].items()))
 

@@ -52,6 +52,7 @@ def finish(proof: Proof, subject: Subject, delivery: Delivery) -> dict[str, Any]
         _track(subject, summary, delivery)
         summary["timings_s"] = dict(watch.seconds)
         write_report(folder / REPORT, summary)
+        watch.say(str(folder / REPORT))
     summary["timings_s"] = dict(watch.seconds)
     write_atomic(folder / SUMMARY, json.dumps(summary, indent=1).encode())
     return summary

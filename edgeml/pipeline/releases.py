@@ -20,8 +20,8 @@ def release_details(root: Path, name: str) -> dict[str, Any]:
     registry = Registry.open(root)
     release = registry.find(name)
     manifest = registry.bundle_of(release).manifest
-    variants = [{"name": v.name, "bytes": v.graph.size, "digest": v.graph.digest} for v in manifest.variants]
-    return {**_row(release), "details": variants, "boards": dict(manifest.boards), "lineage": dict(manifest.lineage)}
+    graphs = [{"name": v.name, "bytes": v.graph.size, "digest": v.graph.digest} for v in manifest.variants]
+    return {**_row(release), "graphs": graphs, "boards": dict(manifest.boards), "lineage": dict(manifest.lineage)}
 
 
 def find_report(root: Path, run: str) -> Path:
@@ -48,7 +48,7 @@ def _row(release: Release) -> dict[str, Any]:
         "model": release.model,
         "number": release.number,
         "release": release.release,
-        "created": release.created,
+        "created": summary.get("created", ""),
         "metric": metric,
         "value": summary.get("metrics", {}).get("test", {}).get(metric),
         "variants": ", ".join(variant["name"] for variant in summary.get("variants", [])),
