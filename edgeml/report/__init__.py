@@ -5,7 +5,8 @@
 It is drawn from the summary alone, so an old run can be reported again without its artifacts.
 """
 
-from edgeml.report.page import Page, build_page
+from edgeml.report.page import build_page
+from edgeml.report.parts import Page
 from edgeml.report.render import render
 
 __all__ = ["Page", "build_page", "render"]

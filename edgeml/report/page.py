@@ -5,64 +5,23 @@ A value that is not in the summary is shown as not measured; nothing is made up 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 from edgeml.report import plots
+from edgeml.report.parts import Figure, Page, Section, Table
 from edgeml.report.plots import LATENCY, Axis
-from edgeml.report.scales import milliseconds, number
+from edgeml.report.scales import number
+from edgeml.report.story import fleet_sections
+from edgeml.report.words import ABSENT, figure_of, forecast, hardware, latencies, latency_of, limits_of, sentence, short
 
-ABSENT = "not measured"
 MOST_CANDIDATES = 12
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of ready texts; the columns named in `numbers` are aligned right."""
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    numbers: frozenset[int] = frozenset()
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One picture with what it shows and how to read it."""
-
-    title: str
-    svg: str
-    caption: str
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page; `open` parts are shown, the others fold."""
-
-    title: str
-    lead: str = ""
-    table: Table | None = None
-    figures: Sequence[Figure] = ()
-    items: Sequence[str] = ()
-    open: bool = True
-
-
-@dataclass(frozen=True)
-class Page:
-    """A report. `verdicts` come first: one sentence per board, and the fleet's."""
-
-    title: str
-    subtitle: str
-    verdicts: Sequence[tuple[str, str, bool]]  # who, what, good news
-    facts: Sequence[tuple[str, str]]  # name, value
-    sections: Sequence[Section] = field(default_factory=tuple)
-    footer: str = ""
 
 
 def build_page(summary: Mapping[str, Any], *, fleet: Mapping[str, Any] | None = None) -> Page:
     """Return the page of a run's summary; `fleet` adds the story of rollouts and federated rounds."""
     sections = [
-        *(_fleet_sections(fleet) if fleet else []),
+        *(fleet_sections(fleet) if fleet else []),
         _variants(summary),
         _boards(summary),
         _mistakes(summary),
@@ -89,7 +48,7 @@ def _verdicts(summary: Mapping[str, Any], fleet: Mapping[str, Any] | None) -> li
         words = f"{change} after {len(fleet['rounds'])} federated rounds; {after['reason']}"
         told.append(("the fleet", words, bool(after["released"])))
     for board, choice in summary["devices"].items():
-        told.append((board, f"runs {choice['variant']}. {_sentence(choice['reason'])}", choice["fits"]))
+        told.append((board, f"runs {choice['variant']}. {sentence(choice['reason'])}", choice["fits"]))
     if not summary["devices"]:
         told.append(
             ("no board", "was named, so every variant that passed is in the bundle and fp32 is the default.", True)
@@ -103,11 +62,11 @@ def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     variants = {variant["name"]: variant for variant in summary["variants"]}
     shipped = variants.get(summary.get("default_variant", "fp32")) or next(iter(variants.values()))
     rows = summary["dataset"]
-    facts = [(f"{metric} on {rows['test']:,} held-out rows", _number(test.get(metric)))]
+    facts = [(f"{metric} on {rows['test']:,} held-out rows", figure_of(test.get(metric)))]
     if metric in source:
-        facts.append((f"{metric} of the source model", _number(source[metric])))
+        facts.append((f"{metric} of the source model", figure_of(source[metric])))
     facts += [
-        (f"{shipped['name']} on this machine, median", _ms(shipped["host_latency_ms"].get("p50"))),
+        (f"{shipped['name']} on this machine, median", latency_of(shipped["host_latency_ms"].get("p50"))),
         (f"{shipped['name']}, size", f"{shipped['bytes']:,} bytes"),
     ]
     return facts
@@ -119,13 +78,13 @@ def _variants(summary: Mapping[str, Any]) -> Section:
         [
             variant["name"],
             f"{variant['bytes']:,}",
-            _number(variant["metrics"].get(metric)),
+            figure_of(variant["metrics"].get(metric)),
             f"{variant['accuracy_drop']:+.4f} (≤ {variant['accuracy_drop_upper']:+.4f})"
             if variant["metrics"]
             else ABSENT,
             f"{variant['parity']['max_abs']:.1e}",
             f"{variant['parity']['label_flips']} of {variant['parity']['rows']:,} (ties {variant['parity']['ties']})",
-            _latency(variant["host_latency_ms"]),
+            latencies(variant["host_latency_ms"]),
             variant["verdict"],
         ]
         for variant in variants
@@ -205,11 +164,11 @@ def _boards(summary: Mapping[str, Any]) -> Section:
         rows.append(
             [
                 profile.get("title", board),
-                _hardware(profile),
+                hardware(profile),
                 choice["variant"],
-                _range(choice["latency_ms"]),
+                forecast(choice["latency_ms"]),
                 f"{number(choice['memory_mb'])} MB",
-                _limits(limits),
+                limits_of(limits),
                 choice["reason"],
             ]
         )
@@ -248,7 +207,7 @@ def _search(summary: Mapping[str, Any]) -> Section:
         [
             f"{c['estimator']} {index + 1}",
             f"{c['score']:.4f} ± {c['spread']:.4f}",
-            ", ".join(f"{name}={_short(value)}" for name, value in c["parameters"].items()) or "as it comes",
+            ", ".join(f"{name}={short(value)}" for name, value in c["parameters"].items()) or "as it comes",
             f"{number(c['seconds'])} s",
         ]
         for index, c in enumerate(found)
@@ -284,132 +243,8 @@ def _data(summary: Mapping[str, Any]) -> Section:
 def _origin(summary: Mapping[str, Any]) -> Section:
     rows = [[f"made from {name}", digest] for name, digest in summary.get("lineage", {}).items()]
     rows += [
-        [name, _short(value)] for name, value in summary.get("environment", {}).items() if value not in (None, "", [])
+        [name, short(value)] for name, value in summary.get("environment", {}).items() if value not in (None, "", [])
     ]
     rows += [[f"time of {stage}", f"{number(seconds)} s"] for stage, seconds in summary.get("timings_s", {}).items()]
     rows += [[name, str(summary[name])] for name in ("command", "bundle") if summary.get(name)]
     return Section("Where it comes from", table=Table(["what", "which"], rows), open=False)
-
-
-def _fleet_sections(fleet: Mapping[str, Any]) -> list[Section]:
-    before, after, rounds = fleet["before"], fleet["after"], fleet["rounds"]
-    points = [{"name": "before", "value": before["validation"], "note": f"release {before['release']}"}]
-    points += [{"name": f"round {r['round']}", "value": r["metric"], "note": _round_note(r)} for r in rounds]
-    figures = [
-        Figure(
-            f"{after['metric']} round by round",
-            plots.line(points, Axis(f"{after['metric']}, server's validation rows", lambda value: f"{value:.3f}")),
-            f"On the test rows, which no round saw: {before['value']:.4f} before, {after['value']:.4f} after.",
-        )
-    ]
-    head = ["round", after["metric"], "loss", "devices", "bytes up", "bytes down", "seconds"]
-    rows = [
-        [
-            str(r["round"]),
-            f"{r['metric']:.4f}",
-            f"{r['loss']:.4f}",
-            ", ".join(r["participants"]),
-            f"{r['bytes_up']:,}",
-            f"{r['bytes_down']:,}",
-            f"{r['seconds']:.2f}",
-        ]
-        for r in rounds
-    ]
-    learned = Section(
-        "Learned on the devices",
-        "Devices trained on rows that never left them and sent only weight updates.",
-        Table(head, rows, frozenset({1, 2, 4, 5, 6})),
-        figures,
-    )
-    return [learned, _alone(fleet), _devices(fleet)]
-
-
-def _alone(fleet: Mapping[str, Any]) -> Section:
-    rows = [
-        [
-            one["device"],
-            f"{one['rows']:,}",
-            ", ".join(f"{name}: {count}" for name, count in one["labels"].items()),
-            f"{one['accuracy']:.4f}",
-        ]
-        for one in fleet.get("agents_alone") or []
-    ]
-    lead = f"The same training on one device's rows, without the others. Together: {fleet['after']['value']:.4f}."
-    return Section(
-        "No device alone",
-        lead,
-        Table(["device", "rows", "labels it holds", "accuracy"], rows, frozenset({1, 3})) if rows else None,
-    )
-
-
-def _devices(fleet: Mapping[str, Any]) -> Section:
-    rows = [
-        [
-            device["id"],
-            device["board"],
-            f"{device['release'] or ABSENT} · {device['variant'] or ABSENT}",
-            f"{device['predictions']:,}",
-            f"{device['errors']:,}",
-            f"{_ms(device['p50_ms'])} · {_ms(device['p90_ms'])}",
-            ", ".join(f"{name}: {count}" for name, count in sorted(device.get("labels", {}).items())) or "none",
-        ]
-        for device in fleet.get("devices", [])
-    ]
-    shipped = [
-        f"Rollout of {one['release']}: {one['state'].lower()} on {len(one['devices'])} devices"
-        + (f" in {one['seconds']:.1f} s" if one.get("seconds") else "")
-        for one in fleet.get("rollouts", [])
-    ]
-    head = ["device", "board", "runs", "predictions", "errors", "p50 · p90 per request, at most", "answers"]
-    return Section("The fleet", table=Table(head, rows, frozenset({3, 4})) if rows else None, items=shipped)
-
-
-def _round_note(done: Mapping[str, Any]) -> str:
-    return f"{len(done['participants'])} devices, {done['bytes_up']:,} bytes up, {done['seconds']:.2f} s"
-
-
-def _latency(found: Mapping[str, Any]) -> str:
-    if not found.get("p50"):
-        return ABSENT
-    text = f"{_ms(found['p50'])} · {_ms(found['p90'])} · {_ms(found['p99'])}"
-    if found.get("ci95"):
-        text += f" (median {_ms(found['ci95'][0])} to {_ms(found['ci95'][1])}, n {found['n']:,})"
-    return text if found.get("valid", True) else f"INVALID: {text}"
-
-
-def _range(latency: Mapping[str, Any]) -> str:
-    words = f"{milliseconds(latency['predicted'])} ({milliseconds(latency['low'])} to {milliseconds(latency['high'])})"
-    return f"{words}, {latency['method']}"
-
-
-def _hardware(profile: Mapping[str, Any]) -> str:
-    """Return the facts that are known of a board, and only those."""
-    cores, core = profile.get("cores"), profile.get("core")
-    facts = [f"{cores} × {core}"] if cores and core else []
-    facts += [
-        f"{profile[name]} {unit}" for name, unit in (("frequency_ghz", "GHz"), ("ram_mb", "MB")) if profile.get(name)
-    ]
-    return ", ".join(facts) or ABSENT
-
-
-def _limits(limits: Mapping[str, Any]) -> str:
-    latency, memory = limits.get("latency_p90_ms"), limits.get("memory_mb")
-    said = [f"p90 {number(latency)} ms"] if latency else []
-    said += [f"{number(memory)} MB"] if memory else []
-    return ", ".join(said) or "none"
-
-
-def _number(value: float | None) -> str:
-    return ABSENT if value is None else f"{value:.4f}" if abs(value) < 100 else number(value)
-
-
-def _ms(value: float | None) -> str:
-    return ABSENT if value is None else milliseconds(value)
-
-
-def _short(value: Any) -> str:
-    return number(value) if isinstance(value, float) else str(value)
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")

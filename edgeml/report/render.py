@@ -7,7 +7,7 @@ from importlib import resources
 import jinja2
 from markupsafe import Markup
 
-from edgeml.report.page import Page
+from edgeml.report.parts import Page
 
 
 def render(page: Page) -> str:

@@ -41,7 +41,8 @@ def fit(values: Iterable[float], start: float, end: float, *, log: bool = False,
     low, high = (min(finite), max(finite)) if finite else (1.0, 10.0)
     if log:
         return Scale(low / 1.5, max(high, low * 2) * 1.5, start, end, log=True)
-    room = (high - low) * 0.08 or abs(high) * 0.05 or 1.0
+    apart = high - low > abs(high) * 1e-6  # nearer together they are one value, and so would be their ticks
+    room = (high - low) * 0.08 if apart else abs(high) * 0.05 or 1.0
     return Scale(0.0 if zero and low >= 0 else low - room, high + room, start, end)
 
 
