@@ -7,6 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# how long an example takes says something of the machine, nothing of the code
+settings.register_profile("edgeml", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("edgeml")
 
 DATA = Path(os.environ.get("EDGEML_DATA", Path(__file__).resolve().parents[1].parent / "shared" / "data"))
 
