@@ -85,9 +85,12 @@ def _bench_row(result: dict[str, Any]) -> list[object]:
     return [result["variant"], result["board"], *times, *forecast, memory, ", ".join(note for note in notes if note)]
 
 
-@click.group()
-def devices() -> None:
-    """Board profiles."""
+@click.group(invoke_without_command=True)
+@click.pass_context
+def devices(ctx: click.Context) -> None:
+    """Board profiles; without a command, the list."""
+    if ctx.invoked_subcommand is None:
+        devices_list.main(args=[], standalone_mode=False)
 
 
 @devices.command("list")

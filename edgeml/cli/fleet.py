@@ -77,9 +77,12 @@ def _line(record: Any) -> str:
     return ", ".join(states)
 
 
-@click.group()
-def fleet() -> None:
-    """Devices: what they run, how they feel."""
+@click.group(invoke_without_command=True)
+@click.pass_context
+def fleet(ctx: click.Context) -> None:
+    """Devices: what they run, how they feel; without a command, the list."""
+    if ctx.invoked_subcommand is None:
+        fleet_list.main(args=[], standalone_mode=False)
 
 
 @fleet.command("list")

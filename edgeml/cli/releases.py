@@ -9,9 +9,12 @@ import click
 from edgeml.cli.screen import json_option, registry_option, show_json, show_table
 
 
-@click.group()
-def registry() -> None:
-    """Models, releases, lineage."""
+@click.group(invoke_without_command=True)
+@click.pass_context
+def registry(ctx: click.Context) -> None:
+    """Models, releases, lineage; without a command, the list."""
+    if ctx.invoked_subcommand is None:
+        registry_list.main(args=[], standalone_mode=False)
 
 
 @registry.command("list")

@@ -13,7 +13,7 @@ from typing import Any
 from edgeml import report
 from edgeml.devices import find_board
 from edgeml.files import write_atomic, write_bundle
-from edgeml.pipeline.plan import BUNDLE, REPORT, SUMMARY
+from edgeml.pipeline.plan import BUNDLE, REPORT, SUMMARY, VARIANTS
 from edgeml.pipeline.subject import Proof, Stopwatch, Subject, write_subject
 from edgeml.pipeline.summary import summarize
 from edgeml.registry import Registry
@@ -43,6 +43,9 @@ def finish(proof: Proof, subject: Subject, delivery: Delivery) -> dict[str, Any]
         "command": delivery.command,
     }
     summary = {**summarize(proof, subject, boards), **where}
+    for variant, told in zip(proof.variants, summary["variants"], strict=True):
+        told["path"] = str(folder / VARIANTS / f"{variant.recipe}.onnx")
+        write_atomic(Path(told["path"]), variant.model.data)
     with watch.stage("registry"):
         write_bundle(folder / BUNDLE, proof.bundle, delivery.registry.signing_key())
         write_subject(folder, subject)

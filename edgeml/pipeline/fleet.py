@@ -65,6 +65,7 @@ def federation_summary(record: FederationRecord) -> dict[str, Any]:
         "before": outcome.get("before"),
         "after": outcome.get("after"),
         "test": outcome.get("test"),
+        "centralized": None,  # the rows never leave the devices, so nobody can train on all of them
         "from": outcome.get("from"),
         "released": outcome.get("released"),
         "reason": reason,

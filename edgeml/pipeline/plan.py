@@ -18,7 +18,7 @@ from edgeml.data.fingerprint import source_digest
 from edgeml.project import Project
 
 STAGES = ("data", "train", "convert", "quantize", "verify", "bench", "bundle", "registry", "report")
-SUMMARY, REPORT, BUNDLE = "summary.json", "report.html", "bundle"
+SUMMARY, REPORT, BUNDLE, VARIANTS = "summary.json", "report.html", "bundle", "variants"
 _VERSIONED = ("scikit-learn", "skl2onnx", "onnx", "onnxruntime", "numpy")  # what shapes a result besides our own code
 
 

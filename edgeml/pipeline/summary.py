@@ -74,7 +74,7 @@ def _variant(variant: Variant, proof: Proof) -> dict[str, Any]:
             "rows": parity.rows,
         },
         "host_latency_ms": _latency(proof.measurements[variant.recipe]),
-        "path": variant.model.digest,
+        "digest": variant.model.digest,
         "verdict": "pass" if verdict.passed else "fail",
         "reason": verdict.reason,
     }

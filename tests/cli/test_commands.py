@@ -32,6 +32,7 @@ def test_from_a_table_to_predictions(edgeml: Command, penguins: Path, real_data:
     assert all(variant["parity"]["label_flips"] == 0 for variant in summary["variants"] if variant["name"] == "fp32")
     board = summary["devices"]["raspberry-pi-4"]
     assert board["fits"] and board["latency_ms"]["low"] < board["latency_ms"]["predicted"] < board["latency_ms"]["high"]
+    assert all(Path(variant["path"]).read_bytes()[:1] == b"\x08" for variant in summary["variants"]), "not ONNX files"
     assert Path(summary["report"]).read_text(encoding="utf-8").lstrip().startswith("<!doctype html>")
 
     rows = real_data("penguins/penguins.csv")
@@ -107,6 +108,7 @@ def test_bench_and_devices_speak_to_programs(edgeml: Command, penguins: Path) ->
     assert found["predicted"]["method"] == "prior"
     boards = {board["name"] for board in edgeml("devices", "list", "--json").json}
     assert boards >= {"raspberry-pi-zero-2w", "raspberry-pi-4", "raspberry-pi-5"}
+    assert "raspberry-pi-5" in edgeml("devices").out and edgeml("fleet").code == 0
     shown = edgeml("devices", "show", "raspberry-pi-4").out
     assert "cortex-a72" in shown.lower()
 

@@ -15,7 +15,8 @@ def a_variant(name: str, **changes: Any) -> dict[str, Any]:
         "accuracy_drop_upper": 0.0025,
         "parity": {"max_abs": 4.8e-7, "label_flips": 0, "ties": 1, "rows": 359},
         "host_latency_ms": {**latency, "samples": [0.0038 + 0.00001 * k for k in range(40)]},
-        "path": "ab" * 32,
+        "digest": "ab" * 32,
+        "path": f"runs/0123456789ab/variants/{name}.onnx",
         "verdict": "pass",
         "reason": "passes: 0 label flips in 359 rows",
     } | changes
