@@ -33,7 +33,7 @@ from edgeml_runtime.wire import blocks, messages, signed, tensors, topics
 from edgeml_runtime.wire.manifest import Bounds, Feature, Manifest, ReleaseVariant, blob_of
 from edgeml_runtime.wire.messages import Assignment, BlockRequest, JobStatus, Metrics, Online, Reported, UpdateHeader
 from edgeml_runtime.wire.plain import to_plain
-from tests.runtime.conftest import mlp
+from tests.runtime.graphs import mlp
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 STRANGER = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
@@ -375,3 +375,14 @@ def server_at(port: int) -> Iterator[ServerSide]:
         yield server
     finally:
         server.close()
+
+
+def deploy(agent: AgentProcess, server: ServerSide, name: str, *, seq: int, **options: Any) -> None:
+    server.assign(agent.device, a_release(name, **options), job=f"job-{name}", seq=seq)
+    ended = server.until_ended(agent.device, f"job-{name}")
+    assert ended.state == "SUCCEEDED", ended
+
+
+def serves(agent: AgentProcess) -> str | None:
+    running = agent.status()["running"]
+    return running["release"] if running else None

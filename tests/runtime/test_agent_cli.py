@@ -16,17 +16,11 @@ import pytest
 from edgeml_runtime import __version__, doctor
 from edgeml_runtime.notify import notify
 from edgeml_runtime.wire import signed
-from tests.runtime.agent_kit import KEY, AgentProcess, Mosquitto, a_release, broker_in, needs_mosquitto, server_at
+from tests.runtime.agent_kit import KEY, AgentProcess, Mosquitto, a_release, needs_mosquitto, server_at
 
 pytestmark = [pytest.mark.broker, needs_mosquitto]
 ROWS = np.random.default_rng(5).normal(size=(3, 64)).astype(np.float32)
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Mosquitto]:
-    with broker_in(tmp_path) as running:
-        yield running
 
 
 @pytest.fixture

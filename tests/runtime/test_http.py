@@ -24,7 +24,7 @@ from edgeml_runtime.serving import Loaded, Serving
 from edgeml_runtime.session import Session
 from edgeml_runtime.wire.manifest import Bounds, Feature, Manifest, ReleaseVariant, blob_of
 from edgeml_runtime.wire.messages import Running
-from tests.runtime.conftest import colours, mlp
+from tests.runtime.graphs import colours, mlp
 
 ROW = [0.5] * 4
 MIXED = (

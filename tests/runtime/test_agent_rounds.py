@@ -1,0 +1,195 @@
+"""Federated rounds on a real agent: what it trains, what it sends, what it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from edgeml_runtime.wire import signed, tensors, topics
+from edgeml_runtime.wire.messages import TaskOffer
+from edgeml_runtime.wire.plain import to_plain
+from tests.runtime.agent_kit import (
+    KEY,
+    STRANGER,
+    AgentProcess,
+    ServerSide,
+    deploy,
+    needs_mosquitto,
+    until,
+)
+from tests.runtime.graphs import FLOAT, INT64, model
+
+pytestmark = [pytest.mark.broker, needs_mosquitto]
+ROWS = np.random.default_rng(5).normal(size=(3, 64)).astype(np.float32)
+
+
+def softmax_regression(*, identity: bool = False) -> bytes:
+    """Return one step of softmax regression over all rows; with `identity`, a task that would carry the rows out."""
+    nodes = [
+        helper.make_node("MatMul", ["numeric", "w"], ["z"]),
+        helper.make_node("Softmax", ["z"], ["p"], axis=1),
+        helper.make_node("OneHot", ["target", "depth", "values"], ["t"], axis=1),
+        helper.make_node("Sub", ["t", "p"], ["d"]),
+        helper.make_node("Transpose", ["numeric"], ["x"], perm=[1, 0]),
+        helper.make_node("MatMul", ["x", "d"], ["g"]),
+        helper.make_node("Mul", ["g", "lr"], ["delta.w"]),
+        helper.make_node("Mul", ["d", "d"], ["dd"]),
+        helper.make_node("ReduceMean", ["dd"], ["loss.before"], keepdims=0),
+    ]
+    outputs: list[Any] = [("delta.w", FLOAT, [64, 10]), ("loss.before", FLOAT, [])]
+    if identity:
+        nodes.append(helper.make_node("Identity", ["numeric"], ["copy"]))
+        outputs.append(("copy", FLOAT, ["rows", 64]))
+    return model(
+        nodes,
+        [
+            ("numeric", FLOAT, ["rows", 64]),
+            ("target", INT64, ["rows"]),
+            ("lr", FLOAT, []),
+            ("w", FLOAT, [64, 10]),
+        ],
+        outputs=outputs,
+        weights={"depth": np.array([10], np.int64), "values": np.array([0, 1], np.float32)},
+    )
+
+
+def an_offer(
+    server: ServerSide, *, graph: bytes | None = None, w: np.ndarray | None = None, **changes: Any
+) -> TaskOffer:
+    task = softmax_regression() if graph is None else graph
+    parameters = tensors.pack({"w": np.zeros((64, 10), np.float32) if w is None else w})
+    return TaskOffer(
+        **{
+            "round": "r1",
+            "kind": "training",
+            "model": "digits",
+            "cohort": ("pi-1",),
+            "graph": server.add(task),
+            "graph_bytes": len(task),
+            "parameters": server.add(parameters),
+            "parameters_bytes": len(parameters),
+            "scalars": {"lr": 0.1},
+            "min_rows": 10,
+            "max_update_bytes": 1 << 20,
+            "deadline_s": 30.0,
+            **changes,
+        }
+    )
+
+
+def offer(server: ServerSide, task: TaskOffer, *, key: Any = KEY) -> None:
+    server.publish(topics.task(task.round), signed.sign(to_plain(task), key))
+
+
+@pytest.fixture
+def learner(agent: AgentProcess, server: ServerSide) -> tuple[AgentProcess, np.ndarray, np.ndarray]:
+    """Return an agent that serves digits and holds 40 labelled rows."""
+    deploy(agent, server, "one", seq=1)
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(40, 64)).astype(np.float32), rng.integers(0, 10, 40)
+    told = agent.call("/samples", {"rows": x.tolist(), "targets": [str(label) for label in y]})
+    assert told["labelled"] == 40
+    until(lambda: server.reports["pi-1"][-1].samples == 40, "the samples in the report")
+    return agent, x, y
+
+
+def test_a_round_trains_on_all_local_rows_and_sends_the_update_only(learner: Any, server: ServerSide) -> None:
+    _, x, y = learner
+    offer(server, an_offer(server))
+    header, update = server.upload("pi-1")
+    assert (header.refused, header.rows, header.round) == ("", 40, "r1")
+    p = np.full((40, 10), 0.1)
+    np.testing.assert_allclose(update["w"], 0.1 * x.T @ (np.eye(10)[y] - p), atol=1e-4)
+    assert list(update) == ["w"] and header.metrics["loss.before"] > 0 and header.metrics["seconds"] > 0
+    offer(server, an_offer(server))
+    again, same = server.upload("pi-1")
+    assert again.digest == header.digest
+    np.testing.assert_array_equal(same["w"], update["w"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"min_rows": 41}, "40 labelled rows, and 41 are needed"),
+        ({"model": "letters"}, "digits runs here"),
+        ({"max_update_bytes": 100}, "outputs of 2,560 bytes"),
+        ({"max_update_bytes": 1 << 30}, "owner's policy"),
+        ({"w": np.full((64, 10), np.nan, np.float32)}, "diverged"),
+        ({"graph": b"nonsense"}, "not a model"),
+        ({"graph": softmax_regression(identity=True)}, "could carry rows away"),
+        ({"scalars": {}}, "takes 'lr'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_must_not_be_trained_is_refused_with_its_reason(
+    learner: Any, server: ServerSide, changes: dict[str, Any], why: str
+) -> None:
+    offer(server, an_offer(server, **changes))
+    header, update = server.upload("pi-1")
+    assert why in header.refused and update == {} and header.digest == ""
+
+
+@pytest.mark.fault
+def test_a_task_that_nobody_trusted_signed_is_not_even_fetched(learner: Any, server: ServerSide) -> None:
+    agent, *_ = learner
+    task = an_offer(server)
+    offer(server, task, key=STRANGER)
+    until(lambda: agent.status()["malformed"]["count"], "the count")
+    assert agent.status()["round"] is None and (task.graph, 0) not in server.served
+
+
+def test_serving_goes_on_while_a_round_is_trained(learner: Any, server: ServerSide) -> None:
+    agent, *_ = learner
+    offer(server, an_offer(server, graph=slow_task(), deadline_s=60.0))
+    until(lambda: agent.status()["round"] and agent.status()["round"]["phase"] == "TRAINING", "the training")
+    answered = 0
+    while agent.status()["round"]["phase"] == "TRAINING" and answered < 20:
+        assert len(agent.predict(ROWS)["labels"]) == 3
+        answered += 1
+    assert answered > 1
+    assert server.upload("pi-1")[0].refused == ""
+
+
+def slow_task() -> bytes:
+    """Return the softmax regression behind a loop that multiplies matrices for a second or so."""
+    proto = onnx.load_model_from_string(softmax_regression())
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["m", "m"], ["mm"]),
+            helper.make_node("Mul", ["mm", "small"], ["out"]),
+            helper.make_node("Identity", ["go"], ["going"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("i", INT64, []),
+            helper.make_tensor_value_info("go", onnx.TensorProto.BOOL, []),
+            helper.make_tensor_value_info("m", FLOAT, [300, 300]),
+        ],
+        [
+            helper.make_tensor_value_info("going", onnx.TensorProto.BOOL, []),
+            helper.make_tensor_value_info("out", FLOAT, [300, 300]),
+        ],
+        [onnx.numpy_helper.from_array(np.array(1e-3, np.float32), "small")],
+    )
+    constants = {
+        "eye": np.eye(300, dtype=np.float32),
+        "times": np.array(1500, np.int64),
+        "true": np.array(True),
+        "zero": np.array(0, np.float32),
+    }
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in constants.items())
+    proto.graph.node.extend(
+        [
+            helper.make_node("Loop", ["times", "true", "eye"], ["end"], body=body),
+            helper.make_node("ReduceMean", ["end"], ["mean"], keepdims=0),
+            helper.make_node("Mul", ["mean", "zero"], ["nought"]),
+            helper.make_node("Add", ["loss.before", "nought"], ["loss.after"]),
+        ]
+    )
+    proto.graph.output.append(helper.make_tensor_value_info("loss.after", FLOAT, []))
+    onnx.checker.check_model(proto)
+    return bytes(proto.SerializeToString())
