@@ -106,6 +106,8 @@ class OnnxModel:
     data: bytes
     source: str  # digest of what it was made from
     notes: tuple[str, ...] = ()  # what the converter changed or could not keep
+    features: tuple[Feature, ...] = ()  # columns in the order of their inputs, where the source names them
+    classes: tuple[str, ...] = ()  # class names by index, where the source knows them
 
     @functools.cached_property
     def digest(self) -> str:

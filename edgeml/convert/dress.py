@@ -11,6 +11,7 @@ import onnx
 
 from edgeml import graph
 from edgeml.artifacts import OnnxModel
+from edgeml.graph import passes
 
 ROWS = "rows"  # the name of the axis of rows
 
@@ -28,4 +29,6 @@ def dress(proto: onnx.ModelProto, *, source: str, outputs: Mapping[str, str], no
     inner = {name for node in proto.graph.node for name in node.output} - outputs.keys()
     aside = {name: f"{name}.inner" for name in outputs.values() if name in inner}
     names = {old: new for old, new in {**aside, **outputs}.items() if old != new}
-    return graph.rename(graph.serialize(proto, source=source, notes=notes), names)
+    renamed = graph.load(graph.rename(graph.serialize(proto, source=source), names))
+    rewritten = passes.optimize(renamed)
+    return graph.serialize(renamed, source=source, notes=(*notes, *rewritten))

@@ -17,6 +17,7 @@ from edgeml_runtime.wire.plain import from_plain, to_plain
 SCHEMA = 1
 NUMERIC, CATEGORICAL = "numeric", "categorical"  # the two inputs of a model over a table
 LABEL, PROBABILITIES, PREDICTION = "label", "probabilities", "prediction"  # the outputs of a model
+SCORES = "scores"  # float32 (n, k) in place of probabilities: a decision function, higher is nearer to the class
 
 
 @dataclass(frozen=True, kw_only=True)
