@@ -178,6 +178,16 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class WorstRow:
+    """A row on which a variant is farthest from its source; `source` and `variant` are their scores."""
+
+    where: str  # "held-out row 12", "edge case numeric[3]: missing"
+    source: tuple[float, ...]
+    variant: tuple[float, ...]
+    difference: float
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Whether a variant may ship: parity with its source and the metric's drop with its bound."""
 
@@ -189,6 +199,7 @@ class Verdict:
     metrics: Mapping[str, float]  # on the held-out rows
     accuracy_drop: float  # source minus variant, on the metric, oriented so that more is worse
     accuracy_drop_upper: float  # 95 % bootstrap bound over the held-out rows
+    worst: tuple[WorstRow, ...] = ()  # the farthest first
 
 
 @dataclass(frozen=True)

@@ -54,9 +54,21 @@ class Search(Section):
 
 
 class Compile(Section):
-    precisions: list[Literal["fp32", "int8"]] = ["fp32", "int8"]
+    precisions: Literal["auto"] | list[str] = ["fp32", "int8"]  # recipes by name or by precision: docs/quantize.md
     max_accuracy_drop: float = Field(0.01, ge=0)
+    search_s: float = Field(600, gt=0)  # of one recipe that searches: mixed precision, pruning, students
     opset: Literal["auto"] | int = "auto"
+
+
+class Verify(Section):
+    """The thresholds of the gate; `edgeml.verify.Limits` says what each one means."""
+
+    fp32_relative: float = Field(1e-4, gt=0)
+    tensor_rms: float = Field(0.05, gt=0)
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    resamples: int = Field(1000, ge=100)
+    tie: float = Field(1e-6, ge=0)
+    edge_cases: bool = True
 
 
 class Board(Section):
@@ -95,6 +107,7 @@ class Project(Section):
     data: Data
     search: Search = Search()
     compile: Compile = Compile()
+    verify: Verify = Verify()
     devices: list[Board] = []
     federated: Federated = Federated()
     track: Track = Track()

@@ -38,7 +38,8 @@ def prove(model: OnnxModel, subject: Subject, desk: Desk) -> Proof:
         verdicts = desk.cache.stage("verify", run_key, lambda: _verdicts(variants, subject))
         watch.say("; ".join(f"{name} {'pass' if verdict.passed else 'fail'}" for name, verdict in verdicts.items()))
         if not verdicts[FP32].passed:
-            raise VerificationError(f"the float model does not agree with its source: {verdicts[FP32].reason}")
+            shown = "".join(f"\n  {line}" for line in worst_lines(verdicts[FP32]))
+            raise VerificationError(f"the float model does not agree with its source: {verdicts[FP32].reason}{shown}")
     with watch.stage("bench"):
         measured = desk.cache.stage("bench", run_key, lambda: _measurements(variants, subject))
         choices = _choices(variants, verdicts, Context(subject, measured))
@@ -74,6 +75,15 @@ def _variants(model: OnnxModel, subject: Subject) -> list[Variant | Skipped]:
 
 
 def _verdicts(variants: Sequence[Variant], subject: Subject) -> dict[str, Verdict]:
+    chosen = subject.project.verify
+    limits = verify.Limits(
+        max_drop=subject.project.compile.max_accuracy_drop,
+        fp32_relative=chosen.fp32_relative,
+        tensor_rms=chosen.tensor_rms,
+        confidence=chosen.confidence,
+        resamples=chosen.resamples,
+        tie=chosen.tie,
+    )
     return {
         variant.recipe: verify.verify(
             variant,
@@ -81,10 +91,22 @@ def _verdicts(variants: Sequence[Variant], subject: Subject) -> dict[str, Verdic
             subject.reference,
             metric=subject.metric,
             task=subject.task,
-            max_drop=subject.project.compile.max_accuracy_drop,
+            limits=limits,
+            more=subject.evidence,
         )
         for variant in variants
     }
+
+
+def worst_lines(verdict: Verdict) -> list[str]:
+    """Return a line for each of the worst rows: where it is, what the source says, what the variant says."""
+    return [
+        f"{row.where}: source {_numbers(row.source)}, {verdict.recipe} {_numbers(row.variant)}" for row in verdict.worst
+    ]
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.4g}" for value in values)
 
 
 def _measurements(variants: Sequence[Variant], subject: Subject) -> dict[str, Measurement]:

@@ -117,6 +117,7 @@ class Judge:
         subject = dataclasses.replace(
             self.subject,
             reference=verify.run_answers(model, Rows(self.subject.held_out.inputs), self.subject.task),
+            evidence=(),  # what the predecessor's source answered says nothing of new weights
             lineage=lineage,
             notes=(note, "its own float graph is the source that its variants are held to"),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from edgeml.pipeline.finish import Delivery, finish
 from edgeml.pipeline.plan import Plan, key, versions
 from edgeml.pipeline.prove import Desk, prove
 from edgeml.pipeline.run import BuildOptions, CompileOptions
-from edgeml.pipeline.subject import Reached, Stopwatch, Subject, subject_of
+from edgeml.pipeline.subject import CALIBRATION_ROWS, Reached, Stopwatch, Subject, gather_evidence, subject_of
 from edgeml.project import Project, Search
 from edgeml.registry import Registry
 from edgeml_runtime.wire.manifest import LABEL, PREDICTION
@@ -33,6 +34,12 @@ def build(plan: Plan, registry: Registry, options: BuildOptions) -> dict[str, An
         subject = dataclasses.replace(
             subject_of(plan.project, fitted.dataset, train.answers(fitted, fitted.dataset.test)),
             candidates=fitted.candidates,
+            evidence=gather_evidence(
+                functools.partial(train.answers, fitted),
+                calibration=fitted.dataset.train.take(slice(CALIBRATION_ROWS)),
+                around=fitted.dataset.train,
+                edges=plan.project.verify.edge_cases,
+            ),
             lineage={"dataset": fitted.dataset.digest, "fitted": fitted.digest, "onnx": model.digest},
             notes=model.notes,
         )

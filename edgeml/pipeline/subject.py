@@ -25,6 +25,7 @@ from edgeml.artifacts import (
 from edgeml.errors import NotFound
 from edgeml.files import Cache
 from edgeml.project import Project
+from edgeml.verify import Evidence, edge_cases
 from edgeml_runtime.wire.manifest import Feature
 
 CALIBRATION_ROWS = 512  # activation ranges settle long before; bounds the calibrator's memory
@@ -40,6 +41,7 @@ class Subject:
     calibration: Rows | None  # rows of the training share; None: nothing to calibrate with
     held_out: Rows
     reference: Answers  # the source's answers on `held_out`
+    evidence: tuple[Evidence, ...] = ()  # more rows that count for parity, with the source's answers
     valid: Rows | None = None  # rows that later releases are compared on
     dataset: Mapping[str, Any]  # the `dataset` section of the summary
     features: tuple[Feature, ...] = ()
@@ -114,6 +116,19 @@ def subject_of(project: Project, dataset: Dataset, reference: Answers) -> Subjec
         target=dataset.target,
         lineage={"dataset": dataset.digest},
     )
+
+
+def gather_evidence(
+    source: Callable[[Rows], Answers], *, calibration: Rows | None, around: Rows, edges: bool = True
+) -> tuple[Evidence, ...]:
+    """Return what `source` answers on the calibration rows and on edge cases around rows."""
+    found = []
+    if calibration is not None:
+        rows = Rows(calibration.inputs)
+        found.append(Evidence("calibration", rows, source(rows)))
+    if edges and len((cases := edge_cases(around)).rows):
+        found.append(Evidence("edge cases", cases.rows, source(cases.rows), cases.kinds))
+    return tuple(found)
 
 
 def write_subject(folder: Path, subject: Subject) -> None:

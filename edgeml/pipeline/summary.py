@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 from collections.abc import Mapping
 from typing import Any
@@ -77,6 +78,7 @@ def _variant(variant: Variant, proof: Proof) -> dict[str, Any]:
         "digest": variant.model.digest,
         "verdict": "pass" if verdict.passed else "fail",
         "reason": verdict.reason,
+        "worst": [dataclasses.asdict(row) for row in verdict.worst],
     }
 
 

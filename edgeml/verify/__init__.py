@@ -7,7 +7,18 @@ Answers come from the device's own session. Nothing reaches a device without a p
 
 from edgeml.verify.answers import run_answers
 from edgeml.verify.bootstrap import resampled_drops
+from edgeml.verify.evidence import EdgeCases, Evidence, edge_cases
+from edgeml.verify.limits import Limits
 from edgeml.verify.parity import compare
 from edgeml.verify.verdict import verify
 
-__all__ = ["compare", "resampled_drops", "run_answers", "verify"]
+__all__ = [
+    "EdgeCases",
+    "Evidence",
+    "Limits",
+    "compare",
+    "edge_cases",
+    "resampled_drops",
+    "run_answers",
+    "verify",
+]

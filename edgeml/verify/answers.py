@@ -9,7 +9,7 @@ import numpy as np
 from edgeml.artifacts import Answers, ModelTask, OnnxModel, Rows
 from edgeml.errors import DataError, VerificationError
 from edgeml_runtime.session import Session
-from edgeml_runtime.wire.manifest import LABEL, PREDICTION, PROBABILITIES
+from edgeml_runtime.wire.manifest import LABEL, PREDICTION, PROBABILITIES, SCORES
 
 BATCH_ROWS = 256  # bounds the memory of one run
 
@@ -30,6 +30,8 @@ def run_answers(model: OnnxModel | bytes, rows: Rows, task: ModelTask) -> Answer
 
 def _answers(outputs: Mapping[str, np.ndarray], task: ModelTask, *, rows: int) -> Answers:
     wanted = {"classification": PROBABILITIES, "regression": PREDICTION, "tensor": next(iter(outputs))}[task]
+    if task == "classification" and wanted not in outputs and SCORES in outputs:
+        wanted = SCORES
     if wanted not in outputs:
         raise VerificationError(
             f"a {task} model answers with {wanted!r}, this one with {', '.join(outputs)}; name the output so, "

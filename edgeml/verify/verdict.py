@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -13,11 +14,12 @@ from edgeml.metrics import METRICS, drop, evaluate
 from edgeml.verify import parity
 from edgeml.verify.answers import run_answers
 from edgeml.verify.bootstrap import OF_LABELS, resampled_drops
+from edgeml.verify.evidence import Evidence
+from edgeml.verify.limits import Limits
+from edgeml.verify.worst import Compared, worst_rows
 
-FP32_TOLERANCE = 1e-4  # relative: float32 sums in another order stay within; a wrong converter does not
-TENSOR_RMS = 0.05  # of the spread of the source's outputs, where no labels can judge an int8 graph
-BOUND = 0.95
 IN_TARGET_UNITS = ("rmse", "mae")  # a limit on these is a share of the target's standard deviation
+DEFAULT = Limits()
 DEFAULT_METRIC = {"classification": "accuracy", "regression": "rmse"}
 
 
@@ -38,47 +40,75 @@ def verify(
     *,
     metric: str,
     task: ModelTask,
-    max_drop: float,
-    resamples: int = 1000,
-    seed: int = 0,
+    limits: Limits = DEFAULT,
+    more: Sequence[Evidence] = (),
 ) -> Verdict:
-    """Return whether `variant` may ship: fp32 by parity with `reference`, int8 by the bound on its drop.
+    """Return whether `variant` may ship: fp32 by parity with `reference`, any other by the bound on its drop.
 
-    `reference` are the source model's answers on the same rows. Without a target, or where the answers
-    of a tensor model cannot be scored, int8 is judged by its distance to the source alone.
+    `reference` are the source model's answers on the same rows. `more` rows count for parity, and any row where only
+    the variant answers NaN fails it; the metric is that of `rows` alone. Without a target, or where the answers of a
+    tensor model cannot be scored, a compressed variant is judged by its distance to the source.
     """
     if len(reference.scores) != len(rows):
         raise DataError(f"{len(reference.scores)} answers of the source for {len(rows)} rows: run it on the same rows")
     answers = run_answers(variant.model, rows, task)
     if answers.scores.shape != reference.scores.shape:
         return _wrong_width(variant, answers, reference)
-    found = parity.compare(answers, reference)
-    score = _score(rows, answers, reference, metric=metric, task=task, max_drop=max_drop, draws=(resamples, seed))
+    compared = [Compared("held-out", answers, reference, ()), *(_compared(variant, one, task) for one in more)]
+    found = total([parity.compare(each.answers, each.reference, tie=limits.tie) for each in compared])
+    score = _score(rows, answers, reference, metric=metric, task=task, limits=limits)
     if not np.isfinite(found.max_abs):
         passed, reason = False, "fails: it answers NaN or infinity where its source gives a number"
     elif variant.recipe == FP32:
-        passed, reason = _judge_fp32(found, parity.relative(answers, reference))
+        passed, reason = _judge_fp32(
+            found, max(parity.relative(one.answers, one.reference) for one in compared), limits.fp32_relative
+        )
     elif score.name:
-        passed, reason = _judge_drop(found, score)
+        passed, reason = _judge_drop(found, score, limits.confidence)
     else:
-        passed, reason = _judge_distance(found, parity.rms_share(answers, reference))
-    return Verdict(variant.recipe, passed, reason, found, score.name, score.metrics, score.drop, score.upper)
+        passed, reason = _judge_distance(found, parity.rms_share(answers, reference), limits.tensor_rms)
+    worst = worst_rows(compared)
+    if worst and not passed:
+        reason += f"; worst at {worst[0].where}"
+    return Verdict(variant.recipe, passed, reason, found, score.name, score.metrics, score.drop, score.upper, worst)
 
 
-def _judge_fp32(found: Parity, relative: float) -> tuple[bool, str]:
-    passed = relative <= FP32_TOLERANCE and found.label_flips == 0
-    return passed, (
-        f"{'passes' if passed else 'fails'}: {_agreement(found)}; relative difference {relative:.2g}, "
-        f"at most {FP32_TOLERANCE:g} and no flips are allowed"
+def total(parities: Sequence[Parity]) -> Parity:
+    """Return several parities as one."""
+    return Parity(
+        sum(one.rows for one in parities),
+        max(one.max_abs for one in parities),
+        sum(one.label_flips for one in parities),
+        sum(one.ties for one in parities),
     )
 
 
-def _judge_drop(found: Parity, score: Score) -> tuple[bool, str]:
+def _compared(variant: Variant, evidence: Evidence, task: ModelTask) -> Compared:
+    """Return the judged rows of `evidence`; a huge number must only not become NaN, so such rows copy their source."""
+    answers = run_answers(variant.model, evidence.rows, task)
+    judged = evidence.judged()
+    kept = judged[:, None] | ~np.isfinite(answers.scores)
+    scores = np.where(kept, answers.scores, evidence.reference.scores)
+    labels = None if answers.labels is None else answers.labels.copy()
+    if labels is not None and evidence.reference.labels is not None:
+        labels[~judged] = evidence.reference.labels[~judged]
+    return Compared(evidence.origin, Answers(labels, scores), evidence.reference, evidence.kinds)
+
+
+def _judge_fp32(found: Parity, relative: float, allowed: float) -> tuple[bool, str]:
+    passed = relative <= allowed and found.label_flips == 0
+    return passed, (
+        f"{'passes' if passed else 'fails'}: {_agreement(found)}; relative difference {relative:.2g}, "
+        f"at most {allowed:g} and no flips are allowed"
+    )
+
+
+def _judge_drop(found: Parity, score: Score, confidence: float) -> tuple[bool, str]:
     passed = bool(score.upper <= score.limit)
     reason = (
         f"{'passes' if passed else 'fails'}: {score.name} is {abs(score.drop):.4g} "
         f"{'worse' if score.drop > 0 else 'better' if score.drop < 0 else 'off'}, at most {score.upper:.4g} worse with "
-        f"{BOUND:.0%} confidence, {score.limit:.4g} is allowed; "
+        f"{confidence:.0%} confidence, {score.limit:.4g} is allowed; "
         f"{_agreement(found)}"
     )
     if not passed and score.drop <= score.limit:
@@ -86,11 +116,11 @@ def _judge_drop(found: Parity, score: Score) -> tuple[bool, str]:
     return passed, reason
 
 
-def _judge_distance(found: Parity, share: float) -> tuple[bool, str]:
-    passed = share <= TENSOR_RMS
+def _judge_distance(found: Parity, share: float, allowed: float) -> tuple[bool, str]:
+    passed = share <= allowed
     return passed, (
         f"{'passes' if passed else 'fails'}: no labels to score, so only the distance to the source counts: "
-        f"rms difference {share:.2%} of the spread of its outputs, {TENSOR_RMS:.0%} is allowed; {_agreement(found)}"
+        f"rms difference {share:.2%} of the spread of its outputs, {allowed:.0%} is allowed; {_agreement(found)}"
     )
 
 
@@ -106,8 +136,7 @@ def _score(
     *,
     metric: str,
     task: ModelTask,
-    max_drop: float,
-    draws: tuple[int, int],
+    limits: Limits,
 ) -> Score:
     names = None
     if rows.target is not None and task == "tensor":
@@ -116,15 +145,17 @@ def _score(
         return Score("", {}, 0.0, 0.0, 0.0)
     name = _name(metric, task)
     if not np.isfinite(answers.scores).all():
-        return Score(name, {}, float("inf"), float("inf"), max_drop)
+        return Score(name, {}, float("inf"), float("inf"), limits.max_drop)
     if task == "classification":
         answers, reference = (replace(given, labels=parity.top(given)) for given in (answers, reference))
     wanted = sorted({*names, name}) if names and task == "classification" else None
     values = evaluate(task, rows.target, answers, wanted)
     worse = drop(name, evaluate(task, rows.target, reference, [name])[name], values[name])
-    drops = resampled_drops(name, rows.target, answers, reference=reference, resamples=draws[0], seed=draws[1])
-    upper = float(np.nanquantile(drops, BOUND)) if np.isfinite(drops).any() else float("inf")
-    limit = max_drop * float(np.std(rows.target)) if name in IN_TARGET_UNITS else max_drop
+    drops = resampled_drops(
+        name, rows.target, answers, reference=reference, resamples=limits.resamples, seed=limits.seed
+    )
+    upper = float(np.nanquantile(drops, limits.confidence)) if np.isfinite(drops).any() else float("inf")
+    limit = limits.max_drop * float(np.std(rows.target)) if name in IN_TARGET_UNITS else limits.max_drop
     return Score(name, values, worse, upper, limit)
 
 

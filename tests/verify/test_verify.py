@@ -11,13 +11,14 @@ from edgeml.artifacts import FP32, Answers, OnnxModel, Rows, Variant
 from edgeml.errors import DataError, UserError, VerificationError
 from edgeml.metrics import METRICS, drop, rarer_class
 from edgeml.quantize import quantize
-from edgeml.verify import compare, resampled_drops, run_answers, verify
+from edgeml.verify import Evidence, Limits, compare, edge_cases, resampled_drops, run_answers, verify
 from edgeml.verify.bootstrap import OF_LABELS
 from tests import networks
 
 
 def a_verdict(model: OnnxModel, *, reference: Answers, rows: Rows, recipe: str = FP32, **changes):
-    options = {"metric": "accuracy", "task": "classification", "max_drop": 0.01} | changes
+    limits = Limits(**{name: changes.pop(name) for name in ("max_drop", "tensor_rms") if name in changes})
+    options = {"metric": "accuracy", "task": "classification", "limits": limits} | changes
     return verify(Variant(model, recipe, "source"), rows, reference, **options)
 
 
@@ -224,3 +225,44 @@ def test_a_variant_with_fewer_scores_fails_with_both_widths():
     verdict = a_verdict(networks.an_mlp(), reference=narrow, rows=rows)
     assert not verdict.passed
     assert "3 scores a row, its source with 2" in verdict.reason
+
+
+def test_every_column_gets_its_edge_cases_and_strings_get_theirs():
+    rows = Rows(
+        {"numeric": np.array([[0, 5], [2, np.nan]], np.float32), "categorical": np.array([["a"], ["a"]], object)}
+    )
+    cases = edge_cases(rows)
+    told = dict(zip(cases.kinds, zip(*(list(cases.rows.inputs[n]) for n in rows.inputs), strict=True), strict=True))
+    assert len(cases.rows) == 2 * 9 + 6
+    assert told["numeric[0]: low end"][0].tolist() == [0, 5]
+    assert told["numeric[0]: above"][0][0] == pytest.approx(2.2)
+    assert np.isnan(told["numeric[1]: missing"][0][1])
+    assert told["categorical[0]: text ''"][1].tolist() == [""]
+    assert not any("missing" in kind for kind in edge_cases(rows, missing=False).kinds)
+    assert cases.rows.inputs["numeric"].dtype == np.float32
+
+
+def test_an_edge_case_on_which_fp32_differs_fails_it_and_is_shown():
+    rows, model = labelled(), networks.an_mlp()
+    reference = run_answers(model, rows, "classification")
+    cases = edge_cases(rows)
+    theirs = run_answers(model, cases.rows, "classification")
+    off = theirs.scores.copy()
+    off[cases.kinds.index("numeric[2]: missing")] = 1 / 3
+    evidence = Evidence("edge cases", cases.rows, Answers(theirs.labels, off), cases.kinds)
+    verdict = a_verdict(model, reference=reference, rows=rows, more=[evidence])
+    assert not verdict.passed
+    assert verdict.reason.endswith("worst at edge case numeric[2]: missing")
+    assert verdict.worst[0].source == pytest.approx((1 / 3,) * 3)
+    assert verdict.parity.rows == len(rows) + len(cases.rows)
+
+
+def test_huge_numbers_must_be_answered_but_need_not_agree_to_the_last_digit():
+    rows, model = labelled(), networks.an_mlp()
+    reference = run_answers(model, rows, "classification")
+    cases = edge_cases(rows)
+    theirs = run_answers(model, cases.rows, "classification")
+    off = theirs.scores.copy()
+    off[cases.kinds.index("numeric[2]: huge")] = 1 / 3
+    evidence = Evidence("edge cases", cases.rows, Answers(theirs.labels, off), cases.kinds)
+    assert a_verdict(model, reference=reference, rows=rows, more=[evidence]).passed
