@@ -109,8 +109,10 @@ class Cache:
         """Say whether stage `name` was done for `key`; the entry is not read."""
         return self._path(name, key).is_file()
 
-    def stage(self, name: str, key: str, compute: Callable[[], T]) -> T:
+    def stage(self, name: str, key: str, compute: Callable[[], T], *, whole: Callable[[T], bool] | None = None) -> T:
         """Return the cached result of stage `name` for `key`; compute and keep it when there is none.
+
+        A result that is not `whole`, an interrupted search, is returned but not kept.
 
         An entry that cannot be read (cut short, or of another version) is computed again, with a warning.
         """
@@ -122,6 +124,8 @@ class Cache:
             except Exception as error:  # unpickling runs foreign constructors: anything can come out of them
                 self._warn(f"the cached stage {name} is unreadable ({type(error).__name__}: {error}); doing it again")
         value = compute()
+        if whole is not None and not whole(value):
+            return value
         write_atomic(path, pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL))
         return value
 

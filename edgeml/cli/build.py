@@ -50,6 +50,8 @@ def build(project: Path, only: str | None, force: bool, registry_path: Path, as_
 @click.option("--calibration", type=READABLE, help="Rows of the training set: .npz .npy .csv, for int8 variants.")
 @click.option("--labels", type=READABLE, help="Rows with their truth (`y`, or a `target` column), for accuracy.")
 @click.option("--device", "boards", multiple=True, help="A board it must run on; repeat for more.")
+@click.option("--precision", "precisions", multiple=True, help="int8, mixed, fp16, int4, auto or a recipe; repeat.")
+@click.option("--max-accuracy-drop", type=click.FloatRange(0), default=0.01, show_default=True, help="On the metric.")
 @click.option("--name", help="Name of the model in the registry; its file's name if not given.")
 @click.option("--trust", is_flag=True, help="Load a pickle: it can run any code on this machine.")
 @click.option("-o", "--output", type=READABLE, help="Folder of the bundle and the report.")

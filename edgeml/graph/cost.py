@@ -1,7 +1,8 @@
 """What one row costs: multiply-accumulates by class, bytes moved, tree visits, weights.
 
 A class is an operator family, with the activation and weight types where it is quantized:
-`conv`, `depthwise`, `gemm` (many rows at once), `gemv` (one row), `conv.u8s8`, `gemv.s8s8`, ...
+`conv`, `depthwise`, `gemm` (many rows at once), `gemv` (one row), `conv.u8s8`, `gemv.s8s8`, `gemv.s8u4` (4-bit
+blocks), ... Float16 counts as float, which it is once onnxruntime has put its casts around the operators.
 A QDQ graph is counted as the runtime runs it: Q and DQ around a quantized operator fold into it.
 """
 
@@ -18,6 +19,9 @@ from edgeml.graph import trees
 from edgeml.graph.operators import ELEMENTWISE, FREE, MACS, Scene, tensor_bytes
 from edgeml.graph.proto import attribute, load, subgraphs
 from edgeml.graph.shapes import infer
+from edgeml.graph.stand_ins import with_stand_ins
+
+UNFOLDED = frozenset({"Cast", "Mul"})  # how weights that are small on disk become floats
 
 
 @dataclass(frozen=True)
@@ -73,12 +77,17 @@ def _scene(proto: ModelProto) -> Scene:
         value = attribute(node, "value") if node.op_type == "Constant" else None
         if isinstance(value, TensorProto):
             weights[node.output[0]] = value
+    shapes = infer(with_stand_ins(proto))
+    for node in proto.graph.node:  # the runtime computes these once, while it loads
+        if node.op_type in UNFOLDED and set(node.input) <= weights.keys() and node.output[0] in shapes:
+            known = TensorProto(name=node.output[0], data_type=TensorProto.FLOAT, dims=shapes[node.output[0]].shape)
+            weights[node.output[0]] = known
     producer = {name: node for node in proto.graph.node for name in node.output if node.op_type != "Constant"}
     readers: dict[str, list[NodeProto]] = {}
     for node in proto.graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    return Scene(infer(proto), weights, producer, readers)
+    return Scene(shapes, weights, producer, readers)
 
 
 def _attribute_bytes(node: NodeProto) -> int:

@@ -33,9 +33,11 @@ class Scene:
 
     def precision(self, node: NodeProto) -> str:
         """Return "" for float, or the types of activations and weights, such as "u8s8"."""
+        if node.op_type in ROUNDED:
+            return ROUNDED[node.op_type]
         if node.op_type in QUANTIZED:
             activation, weight = (node.input[i] for i in QUANTIZED[node.op_type])
-            return _short(self._type(activation)) + _short(self._type(weight))
+            return _short(self._type(activation, node)) + _short(self._type(weight))
         pair = [self.producer.get(name) for name in node.input[:2]]
         if len(pair) == 2 and all(p is not None and p.op_type == "DequantizeLinear" for p in pair):
             return "".join(_short(self._type(p.input[0], p)) for p in pair if p is not None)
@@ -48,7 +50,7 @@ class Scene:
 
     def folds(self, node: NodeProto) -> bool:
         """Whether the runtime removes this node or folds it into the operator beside it."""
-        if node.op_type in REMOVED:
+        if node.op_type in REMOVED or (node.output and node.output[0] in self.weights):
             return True
         source = self.producer.get(node.input[0]) if node.input else None
         made_by = "" if source is None else source.op_type
@@ -56,7 +58,9 @@ class Scene:
             return made_by in SAME_SHAPE and attribute(node, "to") == TensorProto.FLOAT
         if node.op_type == "DequantizeLinear":
             readers = self.readers.get(node.output[0], ())
-            return node.input[0] in self.weights or all(r.op_type in MACS or r.op_type in FUSED for r in readers)
+            if node.input[0] in self.weights:  # unfolded at every call where the product is in floats
+                return all(r.op_type in MACS and bool(self.precision(r)) for r in readers)
+            return all(r.op_type in MACS or r.op_type in FUSED for r in readers)
         if node.op_type == "QuantizeLinear":
             return made_by in FUSED or (source is not None and made_by in MACS and bool(self.precision(source)))
         if node.op_type == "Add":
@@ -89,6 +93,12 @@ QUANTIZED = {  # operator -> inputs that hold the activations and the weights
     "QLinearMatMul": (0, 3),
     "MatMulInteger": (0, 1),
     "QGemm": (0, 3),
+    "MatMulIntegerToFloat": (0, 1),
+}
+ROUNDED = {  # operators that round float activations themselves, and what they then multiply
+    "DynamicQuantizeMatMul": "u8s8",
+    "DynamicQuantizeLSTM": "u8s8",
+    "MatMulNBits": "s8u4",
 }
 ELEMENTWISE = frozenset(  # operators that read and write every element once
     """
@@ -96,7 +106,9 @@ ELEMENTWISE = frozenset(  # operators that read and write every element once
     ConstantOfShape Cos CumSum DepthToSpace DequantizeLinear Div Dropout DynamicQuantizeLinear Elu Equal Erf Exp Expand
     FeatureVectorizer Floor Gather GatherElements Gelu GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual
     HardSigmoid HardSwish Imputer InstanceNormalization IsNaN LabelEncoder LayerNormalization LeakyRelu Less LessOrEqual
-    Log LogSoftmax Max MaxPool Mean Min Mod Mul Neg Normalizer Not OneHot OneHotEncoder Or PRelu Pad Pow QuantizeLinear
+    Log LogSoftmax Max MaxPool Mean Min Mod Mul Neg Normalizer Not OneHot OneHotEncoder Or PRelu Pad Pow
+    QLinearAdd QLinearAveragePool QLinearConcat QLinearGlobalAveragePool QLinearLeakyRelu QLinearMul QLinearSigmoid
+    QuantizeLinear
     Range Reciprocal ReduceL1 ReduceL2 ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
     ReduceSumSquare Relu Resize Round Scaler Selu Sigmoid Sign Sin Slice Softmax Softplus Softsign SpaceToDepth Split
     Sqrt Sub Sum Tanh Tile TopK Transpose Where ZipMap
@@ -130,20 +142,27 @@ def _conv(node: NodeProto, scene: Scene) -> tuple[str, int, str] | None:
     return "depthwise" if depthwise else "conv", out.size * kernel.size // kernel.shape[0], name
 
 
-@counts("Gemm", "MatMul", "QLinearMatMul", "MatMulInteger", "QGemm")
+@counts("Gemm", "MatMul", "QLinearMatMul", "MatMulInteger", "QGemm", "MatMulIntegerToFloat", "DynamicQuantizeMatMul")
 def _matmul(node: NodeProto, scene: Scene) -> tuple[str, int, str] | None:
     left, right = (scene.tensor(node.input[i]) for i in QUANTIZED.get(node.op_type, (0, 1)))
     name = node.input[QUANTIZED.get(node.op_type, (0, 1))[1]]
     if not right.shape or not right.known:
         return None
-    transposed = node.op_type == "Gemm" and attribute(node, "transA", 0)
-    flipped = node.op_type == "Gemm" and attribute(node, "transB", 0)
+    transposed = node.op_type in ("Gemm", "QGemm") and attribute(node, "transA", 0)
+    flipped = node.op_type in ("Gemm", "QGemm") and attribute(node, "transB", 0)
     inner = right.shape[-1] if flipped else right.shape[-min(2, len(right.shape))]
     rows = left.shape[-1] if transposed and left.shape else left.size // max(inner, 1)
     return "gemm" if rows > 1 else "gemv", max(rows, 1) * math.prod(right.shape[-2:]), name
 
 
-@counts("LSTM", "GRU", "RNN")
+@counts("MatMulNBits")
+def _blocks(node: NodeProto, scene: Scene) -> tuple[str, int, str] | None:
+    inner, outer = (int(str(attribute(node, name))) for name in ("K", "N"))
+    rows = max(scene.tensor(node.input[0]).size // inner, 1)
+    return "gemm" if rows > 1 else "gemv", rows * inner * outer, node.input[1]
+
+
+@counts("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM")
 def _recurrent(node: NodeProto, scene: Scene) -> tuple[str, int, str] | None:
     sequence = scene.tensor(node.input[0])
     steps = sequence.shape[0] if sequence.shape and sequence.known else 0

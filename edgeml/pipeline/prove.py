@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgeml import bench, bundle, quantize, verify
-from edgeml.artifacts import FP32, Bundle, Choice, Measurement, OnnxModel, Skipped, Variant, Verdict
+from edgeml.artifacts import FP32, Bundle, Choice, Measurement, OnnxModel, Rows, Skipped, Variant, Verdict
 from edgeml.devices import find_board
 from edgeml.errors import NothingFits, VerificationError
 from edgeml.files import Cache
@@ -30,9 +30,10 @@ def prove(model: OnnxModel, subject: Subject, desk: Desk) -> Proof:
     """
     watch, run_key = desk.watch, key(model.digest, subject.dataset, subject.lineage, subject.project, versions())
     with watch.stage("quantize"):
-        made = desk.cache.stage("quantize", run_key, lambda: _variants(model, subject))
+        made = desk.cache.stage("quantize", run_key, lambda: _variants(model, subject, watch.say), whole=_all_made)
         variants = tuple(item for item in made if isinstance(item, Variant))
         skipped = tuple(item for item in made if isinstance(item, Skipped))
+        run_key = key(run_key, [variant.model.digest for variant in variants])  # Ctrl-C may have left some out
         watch.say(", ".join(variant.recipe for variant in variants))
     with watch.stage("verify"):
         verdicts = desk.cache.stage("verify", run_key, lambda: _verdicts(variants, subject))
@@ -65,13 +66,22 @@ class Context:
     measurements: Mapping[str, Measurement]
 
 
-def _variants(model: OnnxModel, subject: Subject) -> list[Variant | Skipped]:
-    precisions = subject.project.compile.precisions
-    if subject.calibration is None:
-        plain = quantize.quantize(model, subject.held_out, [FP32])
-        why = "no calibration rows: give --calibration to make int8 variants"
-        return [*plain, *(Skipped(name, why) for name in precisions if name != FP32)]
-    return quantize.quantize(model, subject.calibration, precisions)
+def _variants(model: OnnxModel, subject: Subject, say: Callable[[str], None]) -> list[Variant | Skipped]:
+    chosen = subject.project.compile
+    options = quantize.Options(
+        max_drop=chosen.max_accuracy_drop,
+        metric=subject.metric,
+        task=subject.task,
+        budget_s=chosen.search_s,
+        progress=say,
+    )
+    precisions = [chosen.precisions] if isinstance(chosen.precisions, str) else chosen.precisions
+    rows = subject.calibration if subject.calibration is not None else Rows({})
+    return quantize.quantize(model, rows, precisions, options=options)
+
+
+def _all_made(made: Sequence[Variant | Skipped]) -> bool:
+    return not any(isinstance(item, Skipped) and item.reason == quantize.STOPPED for item in made)
 
 
 def _verdicts(variants: Sequence[Variant], subject: Subject) -> dict[str, Verdict]:

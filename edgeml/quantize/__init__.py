@@ -1,11 +1,12 @@
 """OnnxModel to its compressed variants, or a plain sentence where there is nothing to compress.
 
-    OnnxModel, calibration Rows -quantize-> [fp32 Variant, int8 Variants | Skipped]
+    OnnxModel, calibration Rows, Options -quantize-> [fp32 Variant, other Variants | Skipped]
 
-Only Conv, Gemm and MatMul become int8; preprocessing, trees and strings stay as they are.
+Each recipe of RECIPES is one way; none of them decides whether its variant may ship, the gates do.
 """
 
-from edgeml.quantize.recipe import RECIPES, Recipe
-from edgeml.quantize.static import MIN_CALIBRATION_ROWS, quantize
+from edgeml.quantize.apply import STOPPED, quantize
+from edgeml.quantize.recipe import MIN_CALIBRATION_ROWS, Maker, Options, Recipe, Stopped
+from edgeml.quantize.table import RECIPES
 
-__all__ = ["MIN_CALIBRATION_ROWS", "RECIPES", "Recipe", "quantize"]
+__all__ = ["MIN_CALIBRATION_ROWS", "RECIPES", "STOPPED", "Maker", "Options", "Recipe", "Stopped", "quantize"]

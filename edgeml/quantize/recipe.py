@@ -1,48 +1,62 @@
-"""The ways to make a model smaller, as a table; a recipe's name is the variant's name."""
+"""What a recipe is: a name, the precision that asks for it, and the function that makes its variant."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from edgeml.artifacts import FP32
-from edgeml.errors import UserError
+from edgeml.artifacts import ModelTask, OnnxModel, Rows, Skipped, Variant
+from edgeml.errors import DataError
+
+MIN_CALIBRATION_ROWS = 32  # fewer rows leave the activation ranges to chance
+
+
+def silent(message: str) -> None:
+    """Say nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the recipes that search may lose and spend."""
+
+    max_drop: float = 0.01  # of the metric, estimated on the calibration rows
+    metric: str | None = None  # a name of edgeml.metrics; None: agreement with fp32
+    task: ModelTask = "tensor"
+    threads: int = 1
+    budget_s: float = 600.0  # of one search; when it is over, the best so far is the answer
+    progress: Callable[[str], None] = silent
+
+
+Made = Variant | Skipped | list[Variant | Skipped]
+Maker = Callable[[OnnxModel, Rows, Options], Made]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Static QDQ quantization: signed 8-bit weights with a scale per output channel, asymmetric activations.
+    """One way to a smaller model; a recipe's name is its variant's name, or the start of it where it makes several.
 
-    Symmetric activations are not offered: ReLU and Clip then no longer fold away, which costs a
-    third more instructions on every Arm core.
+    A maker raises UnsupportedModel where it has nothing to do: its message becomes the reason of the Skipped.
     """
 
     name: str
-    precision: Literal["int8"]
-    activations: Literal["uint8", "int8"]
-    per_channel: bool = True
+    precision: str  # asks for every recipe that has it
+    make: Maker
+    summary: str  # what it does, in one line for the list
+    min_rows: int = 0  # calibration rows it cannot do without
 
 
-RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe("int8-static-u8s8", "int8", "uint8"),  # ahead on cores without dot product: A53, A72
-        Recipe("int8-static-s8s8", "int8", "int8"),  # ahead on cores with it: A76
-    )
-}
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C during a search, with what was found until then."""
+
+    def __init__(self, kept: Sequence[Variant | Skipped] = ()) -> None:
+        super().__init__("stopped by Ctrl-C")
+        self.kept = list(kept)
 
 
-def recipes_for(precisions: Sequence[str]) -> list[Recipe]:
-    """Return the recipes that `precisions` ask for, by precision or by name; fp32 needs none.
-
-    Raises UserError when one of them is neither.
-    """
-    wanted: dict[str, Recipe] = {}
-    for asked in precisions:
-        found = {r.name: r for r in RECIPES.values() if asked in (r.name, r.precision)}
-        if not found and asked != FP32:
-            known = sorted({FP32, *RECIPES, *(r.precision for r in RECIPES.values())})
-            raise UserError(f"no precision {asked!r}: choose from {', '.join(known)}")
-        wanted |= found
-    return list(wanted.values())
+def enough(rows: Rows, recipe: str) -> None:
+    """Raise DataError, saying so, when there are fewer than `MIN_CALIBRATION_ROWS` rows."""
+    if len(rows) < MIN_CALIBRATION_ROWS:
+        raise DataError(
+            f"{len(rows)} calibration rows, but {recipe} needs {MIN_CALIBRATION_ROWS}: "
+            f"pass more rows of the training set, or ask for fp32 only"
+        )
