@@ -8,6 +8,7 @@ skl2onnx does most of the work; what it gets wrong is cured in `sklearn_trees`, 
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -15,21 +16,30 @@ from typing import Any
 import numpy as np
 import onnx
 from skl2onnx import convert_sklearn
+from skl2onnx._supported_operators import sklearn_operator_name_map
+from skl2onnx.common._registration import get_converter
 from skl2onnx.common.data_types import FloatTensorType, StringTensorType
 from sklearn.base import is_classifier
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from edgeml import graph
 from edgeml.artifacts import FittedModel, OnnxModel
-from edgeml.convert import parity, sklearn_mlp, sklearn_trees
+from edgeml.convert import parity, sklearn_algebra, sklearn_functions, sklearn_mlp, sklearn_scores, sklearn_trees
 from edgeml.convert.dress import dress
+from edgeml.convert.sklearn_instead import DEFAULT, INSTEAD, way_out
+from edgeml.convert.sklearn_outputs import finish_outputs
+from edgeml.convert.sklearn_says import INLIER, answers_of, classes_of
+from edgeml.convert.sklearn_wrappers import unwrapped
 from edgeml.errors import UnsupportedModel
-from edgeml_runtime.wire.manifest import CATEGORICAL, LABEL, NUMERIC, PREDICTION, PROBABILITIES
+from edgeml_runtime.wire.manifest import CATEGORICAL, NUMERIC, SCORES
 
-sklearn_mlp.register()
-sklearn_trees.register()
+for room in (sklearn_mlp, sklearn_trees, sklearn_algebra, sklearn_functions, sklearn_scores):
+    room.register()
 INPUTS = {NUMERIC: FloatTensorType, CATEGORICAL: StringTensorType}
+BY_INDEX = (MLPClassifier, *sklearn_scores.BY_INDEX)  # our own converters answer with the index already
 OPSETS = {"": graph.MAX_OPSET, "ai.onnx.ml": 3}
 OLDER_OPSETS = {"": 17, "ai.onnx.ml": 3}  # what a few converters, isolation forests among them, still ask for
 
@@ -49,17 +59,27 @@ def to_onnx(fitted: FittedModel) -> OnnxModel:
 
 
 def convert(estimator: Any, widths: Mapping[str, int], *, source: str) -> OnnxModel:
-    """Return a fitted estimator over inputs of these widths as a graph.
+    """Return a fitted estimator over inputs of these widths as a graph with the outputs of `answers_of`.
 
-    Raises UnsupportedModel when a step has no converter.
+    A classifier's labels become indices into its classes. Raises UnsupportedModel when a step has no converter.
     """
     types = [(name, INPUTS[name]([None, width])) for name, width in widths.items()]
-    names = [LABEL, PROBABILITIES] if is_classifier(estimator) else [PREDICTION]
-    proto = _skl2onnx(estimator, types)
+    names = [says.name for says in answers_of(estimator)]
+    proto = _skl2onnx(unwrapped(estimator), types)
     given = [output.name for output in proto.graph.output]
-    if len(given) != len(names):
+    if set(names) == {SCORES, INLIER}:
+        names = [INLIER, SCORES]  # the order of skl2onnx
+    if len(given) < len(names):
         raise UnsupportedModel(f"{type(estimator).__name__} gives {len(given)} outputs, expected {', '.join(names)}")
-    return dress(proto, source=source, outputs=dict(zip(given, names, strict=True)))
+    for extra in proto.graph.output[len(names) :]:
+        proto.graph.output.remove(extra)
+    classes = None if isinstance(_last(unwrapped(estimator)), BY_INDEX) else classes_of(estimator)
+    finish_outputs(proto, dict(zip(names, given, strict=False)), classes)
+    return dress(proto, source=source, outputs={old: new for new, old in zip(names, given, strict=False)})
+
+
+def _last(estimator: Any) -> Any:
+    return _last(estimator.steps[-1][1]) if isinstance(estimator, Pipeline) else estimator
 
 
 def _skl2onnx(estimator: Any, types: list[tuple[str, Any]]) -> onnx.ModelProto:
@@ -75,7 +95,13 @@ def _skl2onnx(estimator: Any, types: list[tuple[str, Any]]) -> onnx.ModelProto:
                 proto = convert_sklearn(estimator, target_opset=OLDER_OPSETS, **given)
     except Exception as error:  # skl2onnx has no base class of errors, and raises NameError and IndexError too
         reason = " ".join(str(error).split())[:160]
-        raise UnsupportedModel(f"no way to ONNX for this {type(estimator).__name__}: {reason}") from error
+        if isinstance(error, UnsupportedModel):
+            raise
+        if missing := re.search(r"shape calculator for type '<class '[\w.]*?(\w+)'>", str(error)):
+            raise UnsupportedModel(f"no converter for {missing[1]}: {INSTEAD.get(missing[1], DEFAULT)}") from error
+        raise UnsupportedModel(
+            f"no way to ONNX for this {type(estimator).__name__}: {way_out(estimator)} ({reason})"
+        ) from error
     converted: onnx.ModelProto = proto
     return converted
 
@@ -83,7 +109,15 @@ def _skl2onnx(estimator: Any, types: list[tuple[str, Any]]) -> onnx.ModelProto:
 def _options(step: Any) -> list[dict[str, Any]]:
     if isinstance(step, StandardScaler):
         return [{"div": "div"}]  # multiplying by the inverse moves values across the thresholds of trees
-    return [{"zipmap": False}] if is_classifier(step) else []
+    if isinstance(step, CountVectorizer):
+        return [{"locale": "C"}]  # onnxruntime refuses a graph whose locale the machine does not have
+    if isinstance(step, Pipeline) or not is_classifier(step):
+        return []
+    if type(step) not in sklearn_operator_name_map:
+        return []  # skl2onnx says so itself
+    allowed = get_converter(sklearn_operator_name_map[type(step)]).get_allowed_options() or {}
+    wanted = {"zipmap": False, "raw_scores": True} if not hasattr(step, "predict_proba") else {"zipmap": False}
+    return [{name: value for name, value in wanted.items() if name in allowed}]
 
 
 def steps_of(estimator: Any) -> list[Any]:
