@@ -1,6 +1,6 @@
 """A fitted scikit-learn estimator from a file: .skops, or a pickle that the user trusts.
 
-    model.skops | model.joblib | model.pkl -> read -> OnnxModel over one input `numeric`
+    model.skops | model.joblib | model.pkl -> read -> OnnxModel over one input, `numeric` or text in `categorical`
 
 A pickle runs code as it is read, so it needs the user's word; skops reads only types that it knows to be harmless.
 The file holds no rows, so agreement is checked on seeded random ones, missing values among them where the estimator
@@ -19,48 +19,49 @@ from typing import Any
 import joblib
 import numpy as np
 import skops.io
-from onnx import TensorProto, helper
-from sklearn.base import BaseEstimator, is_classifier, is_regressor
-from sklearn.ensemble import VotingClassifier
+from sklearn.base import BaseEstimator
 from sklearn.exceptions import InconsistentVersionWarning
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import get_tags
 from skops.io.exceptions import UnsupportedTypeException, UntrustedTypesFoundException
 
-from edgeml import graph
-from edgeml.artifacts import Answers, OnnxModel
+from edgeml.artifacts import OnnxModel
 from edgeml.convert import parity
-from edgeml.convert.dress import ROWS
 from edgeml.convert.sklearn import convert, steps_of
+from edgeml.convert.sklearn_parity import check
+from edgeml.convert.sklearn_says import answers_of, classes_of
 from edgeml.errors import UnsupportedModel, UserError
-from edgeml_runtime.wire.manifest import LABEL, NUMERIC, PROBABILITIES
+from edgeml_runtime.wire.manifest import CATEGORICAL, NUMERIC
 
 SKOPS = ".skops"
 DAMAGED = (pickle.UnpicklingError, EOFError, zipfile.BadZipFile, KeyError, ValueError, IndexError, OSError, MemoryError)
-TOLERANCE = 1e-4  # on probabilities: random rows lie far from the ones that were learned from
+ODD_TEXTS = ("", " ", "größer als Zürich", "naïve café", "東京 タワー", "a-b_c d.e,f", "never 123 seen!", "x" * 400)
 MISSING_SHARE = 0.1  # of the random values, where the estimator takes NaN
 
 
 def read(path: Path, *, trust: bool = False) -> OnnxModel:
     """Return the estimator in the file at `path` as a graph from `numeric` (n, n_features_in_).
 
-    Raises UserError for a pickle without `trust`, UnsupportedModel for anything but a fitted classifier or regressor
-    over numbers, and VerificationError when the graph answers otherwise.
+    A pipeline that starts with a vectorizer of text becomes one from `categorical` (n, 1).
+
+    Raises UserError for a pickle without `trust`, UnsupportedModel for anything but a fitted estimator of numbers or
+    of one text, and VerificationError when the graph answers otherwise.
     """
     notes: list[str] = []
     estimator = _load(path, trust=trust, notes=notes)
-    width = _checked(estimator, path.name)
-    for step in steps_of(estimator):
-        if isinstance(step, VotingClassifier):
-            step.flatten_transform = False  # concerns `transform` alone, and skl2onnx refuses True
+    text, width = _checked(estimator, path.name)
     source = hashlib.sha256(path.read_bytes()).hexdigest()
-    model = convert(estimator, {NUMERIC: width}, source=source)
-    if is_classifier(estimator) and list(estimator.classes_) != list(range(len(estimator.classes_))):
-        model = _labels_by_index(model)
-        notes.append(f"label is an index into the classes {', '.join(str(c) for c in estimator.classes_[:20])}")
-    rows = _random_rows(estimator, width)
-    agreed = parity.compare(model, {NUMERIC: rows}, _answers(estimator, rows), tolerance=TOLERANCE)
-    return OnnxModel(model.data, source, (*model.notes, *notes, f"{agreed.sentence('scikit-learn')}, random ones"))
+    name = CATEGORICAL if text else NUMERIC
+    model = convert(estimator, {name: width}, source=source)
+    rows = _random_texts(estimator) if text else _random_rows(estimator, width)
+    agreed = check(model, estimator, rows, feeds={name: rows.reshape(len(rows), -1)})
+    classes = tuple(str(one) for one in classes_of(estimator) or ())
+    if classes and classes != tuple(str(index) for index in range(len(classes))):
+        notes.append(f"label is an index into the classes {', '.join(classes[:20])}")
+    notes = [*model.notes, *notes, f"{agreed.sentence('scikit-learn')}, random ones"]
+    return OnnxModel(model.data, source, tuple(notes), classes=classes)
 
 
 def _load(path: Path, *, trust: bool, notes: list[str]) -> Any:
@@ -91,41 +92,27 @@ def _load(path: Path, *, trust: bool, notes: list[str]) -> Any:
     return estimator
 
 
-def _checked(estimator: Any, name: str) -> int:
-    """Return the number of columns that `estimator` takes; raise UnsupportedModel unless it can be converted."""
+def _checked(estimator: Any, name: str) -> tuple[bool, int]:
+    """Return whether `estimator` takes text and how many columns; raise UnsupportedModel unless it can be converted."""
     kind = type(estimator).__name__
-    if not isinstance(estimator, BaseEstimator) or not (is_classifier(estimator) or is_regressor(estimator)):
-        raise UnsupportedModel(f"{name} holds a {kind}, which is no classifier or regressor of scikit-learn")
+    if not isinstance(estimator, BaseEstimator):
+        raise UnsupportedModel(f"{name} holds a {kind}, which is no estimator of scikit-learn")
+    first = estimator.steps[0][1] if isinstance(estimator, Pipeline) else estimator
+    if isinstance(first, CountVectorizer) and hasattr(first, "vocabulary_"):
+        answers_of(estimator)
+        return True, 1
     if not hasattr(estimator, "n_features_in_"):
         raise UnsupportedModel(f"{name}: this {kind} is not fitted, or does not take a matrix of numbers; fit it first")
-    if is_classifier(estimator) and not hasattr(estimator, "predict_proba"):
-        raise UnsupportedModel(
-            f"{name}: this {kind} gives no probabilities; wrap it in CalibratedClassifierCV and fit again"
-        )
-    if is_classifier(estimator) and isinstance(estimator.classes_, list):
-        raise UnsupportedModel(
-            f"{name}: this {kind} predicts {len(estimator.classes_)} targets at once; save one model per target"
-        )
-    return int(estimator.n_features_in_)
+    answers_of(estimator)
+    return False, int(estimator.n_features_in_)
 
 
-def _labels_by_index(model: OnnxModel) -> OnnxModel:
-    """Return the graph with `label` taken from the probabilities, as an index instead of a class."""
-    proto = graph.load(model)
-    for node in proto.graph.node:
-        node.output[:] = ["class" if name == LABEL else name for name in node.output]
-    proto.graph.node.append(helper.make_node("ArgMax", [PROBABILITIES], [LABEL], axis=1, keepdims=0))
-    label = next(value for value in proto.graph.output if value.name == LABEL)
-    label.CopyFrom(helper.make_tensor_value_info(LABEL, TensorProto.INT64, [ROWS]))
-    return graph.serialize(proto, source=model.source, notes=model.notes)
-
-
-def _answers(estimator: Any, rows: np.ndarray) -> Answers:
-    if is_classifier(estimator):
-        scores = np.asarray(estimator.predict_proba(rows), dtype=np.float64)
-        own = np.searchsorted(estimator.classes_, estimator.predict(rows))
-        return Answers(own.astype(np.int64), scores)
-    return Answers(None, np.asarray(estimator.predict(rows), dtype=np.float64).reshape(len(rows), -1))
+def _random_texts(estimator: Any) -> np.ndarray:
+    """Return seeded texts: words it knows, in upper case too, and texts that it cannot know."""
+    vectorizer = next(step for step in steps_of(estimator) if isinstance(step, CountVectorizer))
+    words, rng = sorted(vectorizer.vocabulary_), np.random.default_rng(0)
+    known = [" ".join(rng.choice(words, size=8)) for _ in range(parity.MAX_ROWS)]
+    return np.array([*known, *(text.upper() for text in known[:32]), *ODD_TEXTS], dtype=object)
 
 
 def _random_rows(estimator: Any, width: int) -> np.ndarray:

@@ -42,6 +42,7 @@ INSTEAD = {
     "NearestCentroid": "LinearDiscriminantAnalysis converts",
     "Nystroem": "float32 loses its small eigenvalues: RBFSampler converts",
     "OneHotEncoder": "categories must be strings or whole numbers: KBinsDiscretizer takes measured values",
+    "OneVsOneClassifier": "OneVsRestClassifier converts",
     "OutputCodeClassifier": "OneVsRestClassifier converts",
     "PatchExtractor": "cut patches before the model",
     "PolynomialCountSketch": "PolynomialFeatures and RBFSampler convert",

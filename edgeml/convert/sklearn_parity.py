@@ -43,7 +43,9 @@ def check(model: OnnxModel, estimator: Any, rows: Any, *, feeds: Mapping[str, np
     for name, want in wanted.items():
         if name not in found or found[name].shape != want.shape:
             have = found[name].shape if name in found else "nothing"
-            raise VerificationError(f"the converted graph gives {have} as {name!r}, its source {want.shape}")
+            raise VerificationError(
+                f"the converted graph gives {have} as {name!r}, its source {want.shape}; {way_out(estimator)}"
+            )
         if name in WHOLE:
             differ = found[name] != want
             flips, ties = flips + int((differ & ~tied).sum()), ties + int((differ & tied).sum())

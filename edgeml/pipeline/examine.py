@@ -15,7 +15,7 @@ from edgeml.artifacts import Bundle, OnnxModel, Rows
 from edgeml.errors import DataError
 from edgeml.files import read_bundle, write_atomic
 from edgeml_runtime.session import Session
-from edgeml_runtime.wire.manifest import LABEL, PREDICTION, PROBABILITIES, Manifest, ReleaseVariant
+from edgeml_runtime.wire.manifest import LABEL, PREDICTION, PROBABILITIES, SCORES, Manifest, ReleaseVariant
 from edgeml_runtime.wire.tensors import unpack
 
 
@@ -85,10 +85,11 @@ def _replay(variant: ReleaseVariant, graph: bytes, goldens: Mapping[str, np.ndar
 
 def _readable(outputs: Mapping[str, np.ndarray], manifest: Manifest) -> tuple[list[str], list[list[Any]]]:
     if manifest.task == "classification":
-        names = list(manifest.classes) or [str(k) for k in range(outputs[PROBABILITIES].shape[1])]
-        pairs = zip(outputs[LABEL].tolist(), outputs[PROBABILITIES].tolist(), strict=True)
-        table = [[names[label], *(round(p, 6) for p in probabilities)] for label, probabilities in pairs]
-        return ["label", *(f"p({name})" for name in names)], table
+        kind, shown = ("p", PROBABILITIES) if PROBABILITIES in outputs else ("score", SCORES)
+        names = list(manifest.classes) or [str(k) for k in range(max(outputs[shown].shape[1], 2))]
+        pairs = zip(outputs[LABEL].tolist(), outputs[shown].tolist(), strict=True)
+        table = [[names[label], *(round(value, 6) for value in values)] for label, values in pairs]
+        return ["label", *(f"{kind}({name})" for name in names[-outputs[shown].shape[1] :])], table
     if manifest.task == "regression":
         return [PREDICTION], [[value] for value in outputs[PREDICTION].ravel().tolist()]
     flat = {name: array.reshape(len(array), -1) for name, array in outputs.items()}

@@ -21,7 +21,7 @@ from edgeml.pipeline.run import BuildOptions, CompileOptions
 from edgeml.pipeline.subject import CALIBRATION_ROWS, Reached, Stopwatch, Subject, gather_evidence, subject_of
 from edgeml.project import Project, Search
 from edgeml.registry import Registry
-from edgeml_runtime.wire.manifest import LABEL, PREDICTION
+from edgeml_runtime.wire.manifest import LABEL, PREDICTION, PROBABILITIES, SCORES
 
 RANDOM_ROWS = 64  # rows made up for a finished model that came without any
 
@@ -98,7 +98,8 @@ def compile_model(path: Path, project: Project, registry: Registry, *, options: 
 
 def _finished_subject(model: OnnxModel, project: Project, options: CompileOptions) -> Subject:
     specs, names = inputs_of(model), {spec.name for spec in outputs_of(model)}
-    task: ModelTask = "classification" if LABEL in names else "regression" if PREDICTION in names else "tensor"
+    scored = LABEL in names and names & {PROBABILITIES, SCORES}
+    task: ModelTask = "classification" if scored else "regression" if PREDICTION in names else "tensor"
     calibration = data.read_arrays(options.calibration, specs) if options.calibration else None
     labelled = data.read_arrays(options.labels, specs) if options.labels else None
     held_out = labelled or calibration or Rows(random_rows(model, RANDOM_ROWS))
@@ -111,6 +112,8 @@ def _finished_subject(model: OnnxModel, project: Project, options: CompileOption
         held_out=held_out,
         reference=verify.run_answers(model, held_out, task),
         dataset={"rows": len(held_out), "train": 0, "valid": 0, "test": len(held_out), "digest": "", "notes": [*note]},
+        features=model.features,
+        classes=model.classes,
         lineage={"onnx": model.digest, "source": model.source},
         notes=(*model.notes, *note),
     )

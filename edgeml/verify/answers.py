@@ -42,7 +42,15 @@ def _answers(outputs: Mapping[str, np.ndarray], task: ModelTask, *, rows: int) -
         raise VerificationError(f"output {wanted!r} has {got} entries for {rows} rows: its first axis must be the rows")
     labels = outputs.get(LABEL) if task == "classification" else None
     scores = outputs[wanted].reshape(rows, -1).astype(np.float64)
+    scores = _shares(scores) if wanted == SCORES and task == "classification" else scores
     return Answers(None if labels is None else labels.reshape(rows).astype(np.int64), scores)
+
+
+def _shares(scores: np.ndarray) -> np.ndarray:
+    """Return a decision function as shares of classes: the softmax of [0, z] for two, of the scores for more."""
+    both = np.concatenate([np.zeros_like(scores), scores], axis=1) if scores.shape[1] == 1 else scores
+    powers = np.exp(both - both.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def _batches(session: Session, rows: Rows) -> Iterator[dict[str, np.ndarray]]:

@@ -14,6 +14,7 @@ import pytest
 import skops.io
 from onnx import TensorProto, helper
 from sklearn import (
+    cluster,
     datasets,
     ensemble,
     linear_model,
@@ -24,6 +25,9 @@ from sklearn import (
     preprocessing,
     tree,
 )
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.pipeline import make_pipeline
 
 from edgeml import convert, graph
 from edgeml.errors import EdgeMLError, NotFound, UnsupportedModel, UserError, VerificationError
@@ -93,9 +97,39 @@ def test_a_regressor_gives_one_prediction_a_row(tmp_path):
 
 
 def test_what_skl2onnx_converts_wrongly_is_caught(tmp_path):
-    path = saved(neighbors.KNeighborsClassifier(weights="distance"), tmp_path / "m.joblib")
-    with pytest.raises(VerificationError, match=r"differs from its source on 256 rows by 0\.0"):
+    path = saved(
+        CalibratedClassifierCV(linear_model.LogisticRegression(max_iter=500), method="isotonic"), tmp_path / "m.joblib"
+    )
+    with pytest.raises(VerificationError, match=r"nothing was written; method='sigmoid' converts"):
         convert.read_model(path, trust=True)
+
+
+def test_classes_travel_with_the_model_and_a_decision_function_is_called_scores(tmp_path):
+    model = convert.read_model(saved(linear_model.RidgeClassifier(), tmp_path / "m.joblib"), trust=True)
+    assert model.classes == ("setosa", "versicolor", "virginica")
+    assert [(s.name, s.shape) for s in graph.outputs(model)] == [("label", (-1,)), ("scores", (-1, 3))]
+
+
+def test_a_transformer_gives_its_features(tmp_path):
+    model = convert.read_model(saved(preprocessing.StandardScaler(), tmp_path / "m.joblib"), trust=True)
+    assert [(s.name, s.shape) for s in graph.outputs(model)] == [("features", (-1, 4))]
+
+
+def test_a_pipeline_over_text_takes_one_column_of_text(tmp_path, real_data):
+    lines = real_data("sentences_amazon/amazon_cells_labelled.txt").read_text().splitlines()
+    texts, marks = zip(*(line.rsplit("\t", 1) for line in lines if "\t" in line), strict=True)
+    for pattern, refused in (("[a-zA-Z0-9_]{2,}", False), (r"(?u)\b\w\w+\b", True)):
+        model = make_pipeline(TfidfVectorizer(token_pattern=pattern), linear_model.LogisticRegression())
+        model.fit([*texts, "größer naïve"], [*marks, "1"])
+        joblib.dump(model, tmp_path / "m.joblib")
+        if refused:
+            with pytest.raises(VerificationError, match="token_pattern"):
+                convert.read_model(tmp_path / "m.joblib", trust=True)
+            continue
+        read = convert.read_model(tmp_path / "m.joblib", trust=True)
+        asked = np.array([["Great PHONE, works well"], ["größer"], [""]], dtype=object)
+        found = Session(read.data).run({"categorical": asked})["probabilities"]
+        assert np.allclose(found, model.predict_proba(asked[:, 0]), atol=1e-5)
 
 
 def test_a_pickle_needs_the_users_word_and_runs_nothing_without_it(tmp_path):
@@ -115,10 +149,9 @@ def test_skops_needs_no_trust(tmp_path):
 
 
 REFUSED = {  # an estimator that cannot come in -> why
-    "no probabilities": (linear_model.RidgeClassifier().fit(X, Y), "gives no probabilities"),
     "not fitted": (linear_model.LogisticRegression(), "is not fitted"),
-    "no estimator": ({"a": 1}, "no classifier or regressor"),
-    "a transformer": (preprocessing.StandardScaler().fit(X), "no classifier or regressor"),
+    "no estimator": ({"a": 1}, "no estimator of scikit-learn"),
+    "nothing to say of new rows": (cluster.DBSCAN().fit(X), "describes the rows it was fitted on"),
 }
 
 
