@@ -52,13 +52,21 @@ def build(project: Path, only: str | None, force: bool, registry_path: Path, as_
 @click.option("--device", "boards", multiple=True, help="A board it must run on; repeat for more.")
 @click.option("--precision", "precisions", multiple=True, help="int8, mixed, fp16, int4, auto or a recipe; repeat.")
 @click.option("--max-accuracy-drop", type=click.FloatRange(0), default=0.01, show_default=True, help="On the metric.")
+@click.option("--lint", "only_lint", is_flag=True, help="Print what will be slow, large or unsupported, and stop.")
 @click.option("--name", help="Name of the model in the registry; its file's name if not given.")
 @click.option("--trust", is_flag=True, help="Load a pickle: it can run any code on this machine.")
 @click.option("-o", "--output", type=READABLE, help="Folder of the bundle and the report.")
 @registry_option
 @json_option
-def compile_(model: Path, registry_path: Path, as_json: bool, **given: Any) -> None:
-    """A finished MODEL (.onnx .keras .h5 SavedModel .joblib .skops .pkl) to a verified release."""
+def compile_(model: Path, registry_path: Path, as_json: bool, only_lint: bool, **given: Any) -> None:
+    """A finished MODEL to a verified release.
+
+    Takes .onnx, .keras, .h5, a SavedModel folder, scikit-learn's .skops .joblib .pkl, LightGBM's .txt and XGBoost's
+    .json and .ubj.
+    """
+    if only_lint:
+        show_findings(model, trust=given["trust"], as_json=as_json)
+        return
     from edgeml.pipeline.run import CompileOptions, compile_model
     from edgeml.registry import Registry
 
@@ -66,6 +74,20 @@ def compile_(model: Path, registry_path: Path, as_json: bool, **given: Any) -> N
         options = CompileOptions(command=_command(), progress=screen.say, **given)
         summary = compile_model(model, Registry.open(registry_path), options)
     show_json(summary) if as_json else show_summary(summary)
+
+
+def show_findings(model: Path, *, trust: bool, as_json: bool) -> None:
+    """Print the lint of `model`, a finding a line."""
+    from edgeml.graph.lint import to_plain
+    from edgeml.pipeline.examine import lint_model
+
+    found = lint_model(model, trust=trust)
+    if as_json:
+        show_json({"model": str(model), "findings": to_plain(found)})
+        return
+    for finding in found:
+        click.echo(finding.line())
+    click.echo(f"{len(found)} findings" if found else "nothing to say: no finding")
 
 
 def show_summary(summary: dict[str, Any]) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from edgeml import data, metrics, verify
+from edgeml import convert, data, metrics, verify
 from edgeml.artifacts import Bundle, OnnxModel, Rows
 from edgeml.errors import DataError
 from edgeml.files import read_bundle, write_atomic
+from edgeml.graph.lint import Finding, lint
 from edgeml_runtime.session import Session
 from edgeml_runtime.wire.manifest import LABEL, PREDICTION, PROBABILITIES, SCORES, Manifest, ReleaseVariant
 from edgeml_runtime.wire.tensors import unpack
@@ -39,6 +40,11 @@ def verify_bundle(path: Path, rows_path: Path | None) -> dict[str, Any]:
             entry["reason"] += "; " + ", ".join(f"{name} {value:.4f}" for name, value in entry["metrics"].items())
     verdict = "pass" if all(entry["passed"] for entry in found) else "fail"
     return {"model": manifest.model, "release": manifest.release, "verdict": verdict, "variants": found}
+
+
+def lint_model(path: Path, *, trust: bool = False) -> list[Finding]:
+    """Return what is worth knowing of the finished model at `path` before it goes to a board; nothing is written."""
+    return lint(convert.read_model(path, trust=trust))
 
 
 def predict_rows(path: Path, data_path: Path, *, board: str = "") -> dict[str, Any]:
