@@ -22,6 +22,7 @@ ROOMS = {
     "sklearn file": "edgeml.convert.sklearn_file",
     "keras": "edgeml.convert.keras",
     "onnx": "edgeml.convert.onnx_file",
+    "booster": "edgeml.convert.boosters",
 }
 SUFFIXES = {
     ".onnx": "onnx",
@@ -32,6 +33,9 @@ SUFFIXES = {
     ".pkl": "sklearn file",
     ".pickle": "sklearn file",
     ".skops": "sklearn file",
+    ".txt": "booster",  # LightGBM
+    ".json": "booster",  # XGBoost
+    ".ubj": "booster",
 }
 EXTRAS = {"tensorflow": "tensorflow", "keras": "tensorflow", "tf2onnx": "tensorflow"}  # package -> extra
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}  # TensorFlow reads them once, as it is imported

@@ -50,6 +50,8 @@ INSTEAD = {
     "RadiusNeighborsTransformer": "KNeighborsClassifier and KNeighborsRegressor convert",
     "RandomTreesEmbedding": "give sparse_output=False and put a forest in its place",
     "RegressorChain": "MultiOutputRegressor converts",
+    **dict.fromkeys(("LGBMClassifier", "LGBMRegressor"), "booster_.save_model('model.txt') makes a file that converts"),
+    **dict.fromkeys(("XGBClassifier", "XGBRegressor"), "save_model('model.json') makes a file that converts"),
     "TargetEncoder": "two classes or one value convert; OneHotEncoder for more",
 }
 

@@ -23,7 +23,7 @@ from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 from edgeml.convert.sklearn_algebra import squared_distances
 from edgeml.convert.sklearn_emit import Emitter, convert_with
-from edgeml.convert.sklearn_trees import _float32_below
+from edgeml.convert.sklearn_trees import float32_below
 from edgeml.errors import UnsupportedModel
 
 EULER = np.euler_gamma
@@ -92,7 +92,7 @@ def _paths(trees: list[tuple[Any, np.ndarray]]) -> dict[str, list[Any]]:
             "nodes_treeids": np.full(count, index),
             "nodes_nodeids": ids,
             "nodes_featureids": np.where(leaf, 0, np.asarray(features)[np.maximum(tree.feature, 0)]),
-            "nodes_values": np.where(leaf, 0.0, _float32_below(tree.threshold)),
+            "nodes_values": np.where(leaf, 0.0, float32_below(tree.threshold)),
             "nodes_truenodeids": np.where(leaf, 0, tree.children_left),
             "nodes_falsenodeids": np.where(leaf, 0, tree.children_right),
             "nodes_missing_value_tracks_true": np.where(leaf, 0, tree.missing_go_to_left),

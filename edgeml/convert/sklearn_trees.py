@@ -61,7 +61,7 @@ def _repaired(attributes: Mapping[str, Any], model: Any) -> dict[str, Any]:
     else:
         nodes = np.concatenate([one.nodes for stage in model._predictors for one in stage])
         thresholds = np.where(nodes["is_leaf"], 0.0, nodes["num_threshold"])
-        repaired["nodes_values"] = [float(value) for value in _float32_below(thresholds)]
+        repaired["nodes_values"] = [float(value) for value in float32_below(thresholds)]
     assert len(repaired["nodes_missing_value_tracks_true"]) == len(repaired["nodes_values"])
     return repaired
 
@@ -72,7 +72,7 @@ def _sklearn_trees(model: Any) -> list[Any]:
     return list(getattr(model, "estimators_", []))
 
 
-def _float32_below(values: np.ndarray) -> np.ndarray:
+def float32_below(values: np.ndarray) -> np.ndarray:
     """Return the largest float32 not above each value: x <= value says the same for every float32 x."""
     narrow = values.astype(np.float32)
     return np.where(narrow > values, np.nextafter(narrow, np.float32(-np.inf)), narrow)
