@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from hypothesis import HealthCheck, settings
 # how long an example takes says something of the machine, nothing of the code
 settings.register_profile("edgeml", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("edgeml")
+
+# a job in the background of a shell is born deaf to Ctrl-C, and so would be every process the tests start
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATA = Path(os.environ.get("EDGEML_DATA", Path(__file__).resolve().parents[1].parent / "shared" / "data"))
 

@@ -47,7 +47,7 @@ OWNERS = {  # the only places that may import a dependency
         "edgeml/bench",
     ),
     "sqlalchemy": ("edgeml/registry",),
-    "pandas": ("edgeml/data", "edgeml/train"),
+    "pandas": ("edgeml/data", "edgeml/train", "edgeml/convert/sklearn_frame.py"),
     "mlflow": ("edgeml/tracking.py",),
     "jinja2": ("edgeml/report",),
     "pydantic": ("edgeml/project.py",),

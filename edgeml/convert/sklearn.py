@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from edgeml import graph
 from edgeml.artifacts import FittedModel, OnnxModel
 from edgeml.convert import parity, sklearn_algebra, sklearn_functions, sklearn_mlp, sklearn_scores, sklearn_trees
 from edgeml.convert.dress import dress
+from edgeml.convert.sklearn_frame import Frame, over_two_inputs
 from edgeml.convert.sklearn_instead import DEFAULT, INSTEAD, way_out
 from edgeml.convert.sklearn_outputs import finish_outputs
 from edgeml.convert.sklearn_says import INLIER, answers_of, classes_of
@@ -63,9 +65,23 @@ def convert(estimator: Any, widths: Mapping[str, int], *, source: str) -> OnnxMo
 
     A classifier's labels become indices into its classes. Raises UnsupportedModel when a step has no converter.
     """
-    types = [(name, INPUTS[name]([None, width])) for name, width in widths.items()]
+    plain = unwrapped(estimator)
+    return _finished(
+        _skl2onnx(plain, [(name, INPUTS[name]([None, width])) for name, width in widths.items()]), estimator, source
+    )
+
+
+def convert_frame(estimator: Any, frame: Frame, *, source: str) -> OnnxModel:
+    """Return an estimator fitted on a frame as a graph over `numeric` and `categorical`, with its features named."""
+    proto = over_two_inputs(
+        frame,
+        lambda columns: _skl2onnx(unwrapped(estimator), [(name, INPUTS[kind]([None, 1])) for name, kind in columns]),
+    )
+    return replace(_finished(proto, estimator, source), features=frame.features())
+
+
+def _finished(proto: onnx.ModelProto, estimator: Any, source: str) -> OnnxModel:
     names = [says.name for says in answers_of(estimator)]
-    proto = _skl2onnx(unwrapped(estimator), types)
     given = [output.name for output in proto.graph.output]
     if set(names) == {SCORES, INLIER}:
         names = [INLIER, SCORES]  # the order of skl2onnx

@@ -25,7 +25,7 @@ from sklearn import kernel_approximation as approximation
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.preprocessing import KBinsDiscretizer, PowerTransformer
 
-from edgeml.convert.sklearn_emit import Emit, Emitter, convert_indices, convert_with
+from edgeml.convert.sklearn_emit import Emit, Emitter, convert_indices, convert_same, convert_with, reads_text
 from edgeml.convert.sklearn_wrappers import Selection
 from edgeml.errors import UnsupportedModel
 
@@ -38,6 +38,7 @@ def register() -> None:
         convert_with(kind, _gemm(weights), lambda model, weights=weights: weights(model)[0].shape[1])  # type: ignore[misc]
     for kind, (emit, columns) in FORMULAS.items():
         convert_with(kind, emit, columns)
+    convert_same(impute.SimpleImputer, _imputed, _imputed_width)
     for kind in (cluster.MeanShift, cluster.AffinityPropagation):
         convert_indices(kind, _nearest)
 
@@ -169,7 +170,14 @@ def _interval(model: Any) -> float:
 
 
 def _imputed(e: Emitter, model: Any) -> str:
-    """SimpleImputer over numbers; its indicator columns come last."""
+    """SimpleImputer over numbers, whose indicator columns come last, or over text, where "" is missing."""
+    if reads_text(e.operator):
+        if model.indicator_ is not None:
+            raise UnsupportedModel("SimpleImputer(add_indicator=True) over text: put a MissingIndicator beside it")
+        texts = e.strings()
+        return str(
+            e.op("Where", e.op("Equal", texts, e.constant("", str)), e.constant([model.statistics_], str), texts)
+        )
     if not isinstance(model.missing_values, float) or not np.isnan(model.missing_values):
         raise UnsupportedModel(
             f"SimpleImputer fills {model.missing_values!r}: only NaN can be missing in a float32 row"
@@ -190,10 +198,10 @@ def _missing_columns(e: Emitter, rows: str, features: np.ndarray) -> str:
 
 
 def _imputed_width(model: Any) -> int:
-    kept = (
-        len(model.statistics_) if model.keep_empty_features else int((~np.isnan(model.statistics_.astype(float))).sum())
-    )
-    return kept + (0 if model.indicator_ is None else len(model.indicator_.features_))
+    values = model.statistics_
+    text = any(isinstance(one, str) for one in values)
+    empty = 0 if text or model.keep_empty_features else int(np.isnan(values.astype(np.float64)).sum())
+    return len(values) - empty + (0 if model.indicator_ is None else len(model.indicator_.features_))
 
 
 def _isotonic(e: Emitter, model: Any) -> str:
@@ -275,7 +283,6 @@ FORMULAS: dict[type, tuple[Emit, Callable[[Any], int]]] = {
     approximation.SkewedChi2Sampler: (_skewed, lambda m: m.n_components),
     approximation.AdditiveChi2Sampler: (_additive, lambda m: m.n_features_in_ * (2 * m.sample_steps - 1)),
     neural_network.BernoulliRBM: (_hidden, lambda m: len(m.components_)),
-    impute.SimpleImputer: (_imputed, _imputed_width),
     impute.MissingIndicator: (
         lambda e, m: _missing_columns(e, e.floats(), m.features_),
         lambda m: len(m.features_),

@@ -29,13 +29,15 @@ from skops.io.exceptions import UnsupportedTypeException, UntrustedTypesFoundExc
 
 from edgeml.artifacts import OnnxModel
 from edgeml.convert import parity
-from edgeml.convert.sklearn import convert, steps_of
+from edgeml.convert.sklearn import convert, convert_frame, steps_of
+from edgeml.convert.sklearn_frame import frame_of, random_frame
 from edgeml.convert.sklearn_parity import check
 from edgeml.convert.sklearn_says import answers_of, classes_of
 from edgeml.errors import UnsupportedModel, UserError
 from edgeml_runtime.wire.manifest import CATEGORICAL, NUMERIC
 
 SKOPS = ".skops"
+HARMLESS = ["numpy.dtype"]  # what encoders of words hold, and skops does not know
 DAMAGED = (pickle.UnpicklingError, EOFError, zipfile.BadZipFile, KeyError, ValueError, IndexError, OSError, MemoryError)
 ODD_TEXTS = ("", " ", "größer als Zürich", "naïve café", "東京 タワー", "a-b_c d.e,f", "never 123 seen!", "x" * 400)
 MISSING_SHARE = 0.1  # of the random values, where the estimator takes NaN
@@ -44,24 +46,31 @@ MISSING_SHARE = 0.1  # of the random values, where the estimator takes NaN
 def read(path: Path, *, trust: bool = False) -> OnnxModel:
     """Return the estimator in the file at `path` as a graph from `numeric` (n, n_features_in_).
 
-    A pipeline that starts with a vectorizer of text becomes one from `categorical` (n, 1).
+    A pipeline that starts with a vectorizer of text becomes one from `categorical` (n, 1), one over a frame one from
+    `numeric` and `categorical`, with the columns as its features.
 
     Raises UserError for a pickle without `trust`, UnsupportedModel for anything but a fitted estimator of numbers or
     of one text, and VerificationError when the graph answers otherwise.
     """
     notes: list[str] = []
+    rows: Any
     estimator = _load(path, trust=trust, notes=notes)
-    text, width = _checked(estimator, path.name)
     source = hashlib.sha256(path.read_bytes()).hexdigest()
-    name = CATEGORICAL if text else NUMERIC
-    model = convert(estimator, {name: width}, source=source)
-    rows = _random_texts(estimator) if text else _random_rows(estimator, width)
-    agreed = check(model, estimator, rows, feeds={name: rows.reshape(len(rows), -1)})
+    if frame := frame_of(estimator):
+        model = convert_frame(estimator, frame, source=source)
+        rows, feeds = random_frame(frame, parity.MAX_ROWS)
+    else:
+        text, width = _checked(estimator, path.name)
+        name = CATEGORICAL if text else NUMERIC
+        model = convert(estimator, {name: width}, source=source)
+        asked = _random_texts(estimator) if text else _random_rows(estimator, width)
+        rows, feeds = asked, {name: asked.reshape(len(asked), -1)}
+    agreed = check(model, estimator, rows, feeds=feeds)
     classes = tuple(str(one) for one in classes_of(estimator) or ())
     if classes and classes != tuple(str(index) for index in range(len(classes))):
         notes.append(f"label is an index into the classes {', '.join(classes[:20])}")
     notes = [*model.notes, *notes, f"{agreed.sentence('scikit-learn')}, random ones"]
-    return OnnxModel(model.data, source, tuple(notes), classes=classes)
+    return OnnxModel(model.data, source, tuple(notes), features=model.features, classes=classes)
 
 
 def _load(path: Path, *, trust: bool, notes: list[str]) -> Any:
@@ -72,7 +81,7 @@ def _load(path: Path, *, trust: bool, notes: list[str]) -> Any:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            estimator = skops.io.load(path) if path.suffix.lower() == SKOPS else joblib.load(path)
+            estimator = skops.io.load(path, trusted=HARMLESS) if path.suffix.lower() == SKOPS else joblib.load(path)
         except UntrustedTypesFoundException as error:
             reason = " ".join(str(error).split())[:160]
             raise UserError(

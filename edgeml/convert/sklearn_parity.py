@@ -13,7 +13,7 @@ import numpy as np
 from edgeml.artifacts import OnnxModel
 from edgeml.convert.parity import TIE, VALUE_TOLERANCE, Agreement
 from edgeml.convert.sklearn_instead import way_out
-from edgeml.convert.sklearn_says import WHOLE, answers_of
+from edgeml.convert.sklearn_says import DISTANCES, WHOLE, answers_of
 from edgeml.errors import VerificationError
 from edgeml_runtime.session import Session
 from edgeml_runtime.wire import DeviceError
@@ -87,6 +87,6 @@ def _ties(wanted: Mapping[str, np.ndarray]) -> np.ndarray:
         if scores.shape[1] == 1:
             tied |= np.abs(scores[:, 0]) < TIE * size
         else:
-            best = np.sort(scores, axis=1)
-            tied |= (best[:, -1] - best[:, -2] < TIE * size) | (best[:, 1] - best[:, 0] < TIE * size)
+            best = np.sort(-scores if name == DISTANCES else scores, axis=1)  # the nearest is the best
+            tied |= best[:, -1] - best[:, -2] < TIE * size
     return tied

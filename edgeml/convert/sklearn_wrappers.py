@@ -19,6 +19,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.semi_supervised import SelfTrainingClassifier
 
+from edgeml.errors import UnsupportedModel
+
 WITHIN = {BaseSearchCV: "best_estimator_", SelfTrainingClassifier: "estimator_", FrozenEstimator: "estimator"}
 
 
@@ -29,6 +31,10 @@ def unwrapped(estimator: Any) -> Any:
     """
     for kind, attribute in WITHIN.items():
         if isinstance(estimator, kind):
+            if not hasattr(estimator, attribute):
+                raise UnsupportedModel(
+                    f"this {type(estimator).__name__} has no {attribute}: fit it, a search with refit=True"
+                )
             return unwrapped(getattr(estimator, attribute))
     if isinstance(estimator, Pipeline):
         return Pipeline([(name, unwrapped(step)) for name, step in estimator.steps])
@@ -37,6 +43,11 @@ def unwrapped(estimator: Any) -> Any:
     if isinstance(estimator, SelectorMixin):
         return Selection(estimator)
     if isinstance(estimator, TransformedTargetRegressor):
+        if not isinstance(estimator.transformer_, FunctionTransformer):
+            name = type(estimator.transformer_).__name__
+            raise UnsupportedModel(
+                f"TransformedTargetRegressor(transformer={name}) is undone by no graph: give func and inverse_func"
+            )
         back = FunctionTransformer(estimator.transformer_.inverse_func)
         back.n_features_in_ = 1
         return Pipeline([("regressor", unwrapped(estimator.regressor_)), ("inverse", back)])
