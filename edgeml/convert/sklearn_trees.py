@@ -21,6 +21,7 @@ CURED = tuple(
     for family in ("HistGradientBoosting", "RandomForest", "ExtraTrees", "DecisionTree", "ExtraTree")
     for kind in ("Classifier", "Regressor")
 )
+PLAIN = {int, float, str, bytes}  # an attribute of these alone needs no repair
 
 
 class Cured:
@@ -81,7 +82,7 @@ def float32_below(values: np.ndarray) -> np.ndarray:
 def _plain(value: Any) -> Any:
     """Return an attribute without numpy scalars and booleans."""
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return value if set(map(type, value)) <= PLAIN else [_plain(item) for item in value]
     if isinstance(value, bool | np.bool_):
         return int(value)
     return value.item() if isinstance(value, np.generic) else value
