@@ -200,6 +200,7 @@ class Verdict:
     accuracy_drop: float  # source minus variant, on the metric, oriented so that more is worse
     accuracy_drop_upper: float  # 95 % bootstrap bound over the held-out rows
     worst: tuple[WorstRow, ...] = ()  # the farthest first
+    missed: float = 0.0  # by how much the bound was missed, in the bound's own unit; 0 where it holds
 
 
 @dataclass(frozen=True)

@@ -33,12 +33,20 @@ def choose(
     fitting = {name: predictions[name] for name, missed in misses.items() if not missed}
     if not fitting:
         return Choice(target.board, "", False, _nearest_miss(misses, predictions), predictions)
-    name, reason = _best(fitting, misses)
+    name, reason = _best(fitting, misses, nearest_failure(verdicts))
     reason += _straddles(predictions[name], target) + _here(name, measurements)
     return Choice(target.board, name, True, reason, predictions)
 
 
-def _best(fitting: Mapping[str, Prediction], misses: Mapping[str, Sequence[str]]) -> tuple[str, str]:
+def nearest_failure(verdicts: Sequence[Verdict]) -> Verdict | None:
+    """Return the compressed variant that failed by the least, if any failed."""
+    failed = [verdict for verdict in verdicts if not verdict.passed and verdict.recipe != FP32]
+    return min(failed, key=lambda verdict: verdict.missed, default=None)
+
+
+def _best(
+    fitting: Mapping[str, Prediction], misses: Mapping[str, Sequence[str]], failure: Verdict | None
+) -> tuple[str, str]:
     """Return the winner among what fits, and why."""
     small = sorted((name for name in fitting if name != FP32), key=lambda name: fitting[name].predicted)
     if FP32 not in fitting:
@@ -47,6 +55,10 @@ def _best(fitting: Mapping[str, Prediction], misses: Mapping[str, Sequence[str]]
     full = fitting[FP32]
     if not small:
         rest = "no compressed variant fits" if len(misses) > 1 else "no compressed variant was made or passed"
+        if failure is not None and len(misses) == 1:
+            rest = (
+                f"no compressed variant passed, the nearest, {failure.recipe}, misses its bound by {failure.missed:.3g}"
+            )
         return FP32, f"fp32 fits: {_numbers(full)}; {rest}"
     best = fitting[small[0]]
     share = best.predicted / full.predicted

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import platform
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from edgeml import metrics, verify
+from edgeml import bench, metrics, verify
 from edgeml.artifacts import FP32, Choice, Measurement, Prediction, Rows, Variant
 from edgeml.devices import DeviceProfile
 from edgeml.pipeline.plan import versions
@@ -17,10 +18,10 @@ from edgeml.pipeline.subject import Proof, Subject
 
 
 def summarize(proof: Proof, subject: Subject, boards: Mapping[str, DeviceProfile]) -> dict[str, Any]:
-    """Return everything about the run that a program or a reader may want, as JSON values."""
+    """Return everything about the run that a program or a reader may want, as JSON values: None for NaN or infinity."""
     manifest, float_verdict = proof.bundle.manifest, proof.verdicts[FP32]
     shipped = proof.bundle.manifest.default_variant
-    return {
+    told = {
         "model": manifest.model,
         "task": manifest.task,
         "release": manifest.release,
@@ -33,6 +34,7 @@ def summarize(proof: Proof, subject: Subject, boards: Mapping[str, DeviceProfile
         },
         "search": [_candidate(candidate) for candidate in subject.candidates],
         "variants": [_variant(variant, proof) for variant in proof.variants],
+        "best_failure": _best_failure(proof),
         "skipped": [{"name": item.recipe, "reason": item.reason} for item in proof.skipped],
         "devices": {name: _device(choice, subject, boards[name]) for name, choice in proof.choices.items()},
         "default_variant": shipped,
@@ -41,6 +43,22 @@ def summarize(proof: Proof, subject: Subject, boards: Mapping[str, DeviceProfile
         "lineage": dict(manifest.lineage),
         "environment": {**versions(), "python": platform.python_version(), **_environment(proof)},
     }
+    return {name: _finite(value) for name, value in told.items()}
+
+
+def _finite(value: Any) -> Any:
+    """Return `value` with None for every number that JSON cannot say."""
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _best_failure(proof: Proof) -> dict[str, Any] | None:
+    """Return the compressed variant that failed by the least; its file is kept among the others."""
+    failed = bench.nearest_failure(list(proof.verdicts.values()))
+    return None if failed is None else {"name": failed.recipe, "missed_by": failed.missed, "reason": failed.reason}
 
 
 def _source_metrics(subject: Subject) -> dict[str, float]:
@@ -78,6 +96,7 @@ def _variant(variant: Variant, proof: Proof) -> dict[str, Any]:
         "digest": variant.model.digest,
         "verdict": "pass" if verdict.passed else "fail",
         "reason": verdict.reason,
+        "missed_by": verdict.missed,
         "worst": [dataclasses.asdict(row) for row in verdict.worst],
     }
 

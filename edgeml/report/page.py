@@ -13,9 +13,22 @@ from edgeml.report.parts import Figure, Page, Section, Table
 from edgeml.report.plots import LATENCY, Axis
 from edgeml.report.scales import number
 from edgeml.report.story import fleet_sections
-from edgeml.report.words import ABSENT, figure_of, forecast, hardware, latencies, latency_of, limits_of, sentence, short
+from edgeml.report.words import (
+    ABSENT,
+    apart,
+    figure_of,
+    forecast,
+    hardware,
+    latencies,
+    latency_of,
+    limits_of,
+    numbers,
+    sentence,
+    short,
+)
 
 MOST_CANDIDATES = 12
+WORST_SHOWN = 3  # of each variant
 
 
 def build_page(summary: Mapping[str, Any], *, fleet: Mapping[str, Any] | None = None) -> Page:
@@ -23,6 +36,7 @@ def build_page(summary: Mapping[str, Any], *, fleet: Mapping[str, Any] | None = 
     sections = [
         *(fleet_sections(fleet) if fleet else []),
         _variants(summary),
+        _worst(summary),
         _boards(summary),
         _mistakes(summary),
         _search(summary),
@@ -82,7 +96,7 @@ def _variants(summary: Mapping[str, Any]) -> Section:
             f"{variant['accuracy_drop']:+.4f} (≤ {variant['accuracy_drop_upper']:+.4f})"
             if variant["metrics"]
             else ABSENT,
-            f"{variant['parity']['max_abs']:.1e}",
+            apart(variant["parity"]["max_abs"]),
             f"{variant['parity']['label_flips']} of {variant['parity']['rows']:,} (ties {variant['parity']['ties']})",
             latencies(variant["host_latency_ms"]),
             variant["verdict"],
@@ -143,6 +157,27 @@ def _variant_figures(summary: Mapping[str, Any]) -> list[Figure]:
         caption = "Box: middle half of the runs, line: median, whiskers: 5 % and 95 %. One row at a time, one thread."
         figures.append(Figure("Latency here, run by run", plots.boxes(sampled, LATENCY), caption))
     return figures
+
+
+def _worst(summary: Mapping[str, Any]) -> Section:
+    rows = [
+        [variant["name"], row["where"], numbers(row["source"]), numbers(row["variant"]), apart(row["difference"])]
+        for variant in summary["variants"]
+        for row in variant.get("worst", [])[:WORST_SHOWN]
+    ]
+    failed = summary.get("best_failure")
+    items = (
+        [f"{failed['name']} failed by the least: it misses its bound by {apart(failed['missed_by'])}."]
+        if failed
+        else []
+    )
+    return Section(
+        "Where variants are farthest from their source",
+        f"At most {WORST_SHOWN} rows of each variant, edge cases and rows that were learned from among them.",
+        Table(["variant", "row", "the source says", "it says", "difference"], rows, frozenset({4})) if rows else None,
+        items=items,
+        open=bool(failed),
+    )
 
 
 def _boards(summary: Mapping[str, Any]) -> Section:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgeml.report.scales import milliseconds, number
@@ -52,6 +52,16 @@ def figure_of(value: float | None) -> str:
 def latency_of(value: float | None) -> str:
     """Return a latency with its unit, or that it was not measured."""
     return ABSENT if value is None else milliseconds(value)
+
+
+def numbers(values: Sequence[float | None]) -> str:
+    """Return a row of scores to four digits; None stands for NaN or infinity."""
+    return " ".join("NaN" if value is None else f"{value:.4g}" for value in values)
+
+
+def apart(value: float | None) -> str:
+    """Return a largest difference; None, where only one side is NaN, is infinite."""
+    return "infinite" if value is None else f"{value:.1e}"
 
 
 def short(value: Any) -> str:

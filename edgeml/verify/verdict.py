@@ -58,19 +58,24 @@ def verify(
     found = total([parity.compare(each.answers, each.reference, tie=limits.tie) for each in compared])
     score = _score(rows, answers, reference, metric=metric, task=task, limits=limits)
     if not np.isfinite(found.max_abs):
-        passed, reason = False, "fails: it answers NaN or infinity where its source gives a number"
+        passed, reason, missed = False, "fails: it answers NaN or infinity where its source gives a number", np.inf
     elif variant.recipe == FP32:
-        passed, reason = _judge_fp32(
-            found, max(parity.relative(one.answers, one.reference) for one in compared), limits.fp32_relative
-        )
+        relative = max(parity.relative(one.answers, one.reference) for one in compared)
+        passed, reason = _judge_fp32(found, relative, limits.fp32_relative)
+        missed = relative - limits.fp32_relative
     elif score.name:
         passed, reason = _judge_drop(found, score, limits.confidence)
+        missed = score.upper - score.limit
     else:
-        passed, reason = _judge_distance(found, parity.rms_share(answers, reference), limits.tensor_rms)
+        share = parity.rms_share(answers, reference)
+        passed, reason = _judge_distance(found, share, limits.tensor_rms)
+        missed = share - limits.tensor_rms
     worst = worst_rows(compared)
     if worst and not passed:
         reason += f"; worst at {worst[0].where}"
-    return Verdict(variant.recipe, passed, reason, found, score.name, score.metrics, score.drop, score.upper, worst)
+    missed = 0.0 if passed else max(float(missed), 0.0)
+    numbers = (found, score.name, score.metrics, score.drop, score.upper, worst, missed)
+    return Verdict(variant.recipe, passed, reason, *numbers)
 
 
 def total(parities: Sequence[Parity]) -> Parity:
@@ -176,4 +181,6 @@ def _guess_task(target: np.ndarray, reference: Answers) -> ModelTask:
 def _wrong_width(variant: Variant, answers: Answers, reference: Answers) -> Verdict:
     mine, theirs = answers.scores.shape, reference.scores.shape
     reason = f"fails: it answers with {mine[1]} scores a row, its source with {theirs[1]}"
-    return Verdict(variant.recipe, False, reason, Parity(mine[0], float("inf"), 0, 0), "", {}, 0.0, float("inf"))
+    return Verdict(
+        variant.recipe, False, reason, Parity(mine[0], float("inf"), 0, 0), "", {}, 0.0, float("inf"), (), float("inf")
+    )

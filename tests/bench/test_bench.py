@@ -20,7 +20,9 @@ PI_4 = find_board("raspberry-pi-4")
 
 
 def a_verdict(recipe: str, *, passed: bool = True) -> Verdict:
-    return Verdict(recipe, passed, "passes" if passed else "fails: too far off", Parity(9, 0.0, 0, 0), "", {}, 0.0, 0.0)
+    missed = 0.0 if passed else {"int8-static-u8s8": 0.02}.get(recipe, 0.3)
+    reason = "passes" if passed else "fails: too far off"
+    return Verdict(recipe, passed, reason, Parity(9, 0.0, 0, 0), "", {}, 0.0, 0.0, (), missed)
 
 
 def a_product(rows: int = 128, inner: int = 512, outer: int = 512) -> tuple[list[Variant], Rows]:
@@ -106,6 +108,7 @@ def test_a_failed_variant_is_never_chosen():
     choice = chosen(a_product()[0], failed=("int8-static-u8s8", "int8-static-s8s8"))
     assert choice.variant == FP32
     assert choice.predictions.keys() == {FP32}
+    assert "the nearest, int8-static-u8s8, misses its bound by 0.02" in choice.reason
 
 
 def test_no_variant_that_passed_is_no_choice():

@@ -103,6 +103,16 @@ def test_what_was_not_measured_is_not_made_up() -> None:
     assert "Mistakes" not in page.headings and "Search" not in page.headings
 
 
+def test_the_rows_farthest_off_are_shown_and_the_failure_that_missed_by_least() -> None:
+    row = {"where": "edge case numeric[3]: missing", "source": [0.25, 0.75], "variant": [None, 0.5], "difference": None}
+    failed = a_variant("int8-static-u8s8", verdict="fail", worst=[row])
+    failure = {"name": "int8-static-u8s8", "missed_by": 0.0123, "reason": "fails"}
+    page = read(a_summary(variants=[a_variant("fp32"), failed], best_failure=failure))
+    assert "Where variants are farthest from their source" in page.headings
+    for words in ("numeric[3]: missing", "0.25 0.75", "NaN 0.5", "infinite", "misses its bound by 1.2e-02"):
+        assert words in page.text
+
+
 def test_an_invalid_measurement_is_shown_as_such_with_its_reason() -> None:
     spoiled = a_variant("fp32")
     spoiled["host_latency_ms"] |= {"valid": False, "why": "3.1 other tasks per core"}

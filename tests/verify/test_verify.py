@@ -74,6 +74,7 @@ def test_int8_passes_when_the_bound_on_its_drop_is_within_the_limit():
     assert loose.accuracy_drop < loose.accuracy_drop_upper < 0.2
     assert not tight.passed
     assert "0 is allowed" in tight.reason
+    assert (loose.missed, tight.missed) == (0.0, tight.accuracy_drop_upper)
 
 
 def test_a_drop_within_the_limit_with_a_bound_beyond_it_fails_and_asks_for_more_rows():
