@@ -1,6 +1,6 @@
 """Every door by which a model enters as ONNX.
 
-    FittedModel -> to_onnx -> OnnxModel        file -> read_model -> OnnxModel
+    FittedModel -> to_onnx -> OnnxModel        file -> read_model -> OnnxModel <- from_keras <- a live model
 
 Both converters beneath can answer wrongly without an exception, so each conversion is compared with its source, row
 by row, before it is handed on. A framework is imported when its door is opened.
@@ -65,6 +65,16 @@ def read_model(path: Path, *, trust: bool = False) -> OnnxModel:
         raise UnsupportedModel(f"{path}: {what}; there is {', '.join(SUFFIXES)} and SavedModel folders")
     read: Callable[..., OnnxModel] = open_room(room).read
     return read(path, trust=trust)
+
+
+def from_keras(model: Any, *, name: str = "") -> OnnxModel:
+    """Return a live Keras model as a graph: the door for classes and layers of your own.
+
+    Raises UnsupportedModel for what ONNX cannot say, MissingExtra without TensorFlow, and VerificationError when the
+    graph answers otherwise.
+    """
+    converted: OnnxModel = open_room("keras").from_model(model, name=name)
+    return converted
 
 
 def open_room(name: str) -> Any:

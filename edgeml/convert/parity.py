@@ -18,6 +18,8 @@ from edgeml_runtime.wire.manifest import LABEL, PREDICTION, PROBABILITIES
 MAX_ROWS = 256
 PROBABILITY_TOLERANCE = 1e-5  # absolute; float32 sums over a few thousand terms stay below
 VALUE_TOLERANCE = 1e-4  # of the largest value
+OF_SPREAD = 0.05  # of what the answers differ by from row to row
+ROUNDING = 5e-6  # of the largest value: deep nets in float32 stay below
 TIE = 1e-6  # two best scores nearer than this may order either way
 
 
@@ -51,11 +53,19 @@ def compare(
 
 
 def compare_tensors(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray], *, relative: float) -> Agreement:
-    """Return the worst agreement of tensors in the same order; `relative` of a tensor's largest value is allowed."""
+    """Return the worst agreement of tensors in the same order; `relative` of a tensor's largest value is allowed.
+
+    Where the rows answer almost alike, a twentieth of what they differ by is allowed, but never less than float32
+    rounds: a net that hardly reacts must not pass for its like.
+    """
     agreed = []
     for have, want in zip(found, wanted, strict=True):
         one = Agreement(len(want), _distance(have, want), 0, 0)
-        agreed.append(_agreed(one, tolerance=relative * _size(want)))
+        tolerance = relative * _size(want)
+        if len(want) > 1:
+            spread = float(np.ptp(want.astype(np.float64), axis=0).max(initial=0.0))
+            tolerance = min(tolerance, max(OF_SPREAD * spread, ROUNDING * _size(want)))
+        agreed.append(_agreed(one, tolerance=tolerance))
     return max(agreed, key=lambda one: one.max_abs)
 
 

@@ -63,9 +63,24 @@ def test_inputs_and_outputs_keep_their_names_and_order(file, keras, tmp_path):
 
 
 def test_what_onnx_cannot_say_is_refused_by_name(keras, tmp_path):
-    keras.Sequential([keras.Input((4,)), keras.layers.Discretization([0.0, 1.0])]).save(tmp_path / "m.keras")
-    with pytest.raises(UnsupportedModel, match="TensorFlow's Bucketize, which ONNX cannot say"):
+    lookup = keras.layers.IntegerLookup(vocabulary=[3, 5])
+    keras.Sequential([keras.Input((1,), dtype="int64"), lookup]).save(tmp_path / "m.keras")
+    with pytest.raises(
+        UnsupportedModel, match="LookupTableFindV2, which ONNX cannot say: look words up before the model"
+    ):
         convert.read_model(tmp_path / "m.keras")
+
+
+def test_a_layer_of_the_makers_own_is_named_with_the_way_out_and_converts_live(keras, tmp_path):
+    class Doubled(keras.layers.Layer):
+        def call(self, rows):
+            return rows * 2.0
+
+    network = keras.Sequential([keras.Input((4,)), Doubled(), keras.layers.Dense(2)])
+    network.save(tmp_path / "m.keras")
+    with pytest.raises(UnsupportedModel, match=r"m\.keras holds Doubled, code of its maker.*from_keras"):
+        convert.read_model(tmp_path / "m.keras")
+    assert shapes(convert.from_keras(network))[0][1] == (-1, 4)
 
 
 def test_code_inside_a_model_needs_the_users_word(keras, tmp_path):

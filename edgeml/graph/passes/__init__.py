@@ -11,8 +11,14 @@ from collections.abc import Callable, Iterable
 
 from onnx import ModelProto
 
+from edgeml.graph.passes.dead import dead
+from edgeml.graph.passes.recurrent import recurrent
+
 Rewrite = Callable[[ModelProto], list[str]]
-PASSES: dict[str, Rewrite] = {}
+PASSES: dict[str, Rewrite] = {
+    "recurrent": recurrent,
+    "dead": dead,
+}
 
 
 def optimize(proto: ModelProto, only: Iterable[str] | None = None) -> list[str]:
