@@ -67,6 +67,13 @@ def edgeml(path: str) -> Engine:
     return lambda row: feeds_of(names, row), session.run, lambda out: label_of(out[last])
 
 
+def edgeml_rows(path: str) -> Engine:
+    """Run a graph as edgeml's gates do: many rows in a call."""
+    session = importlib.import_module("edgeml_runtime.session").Session(path)
+    names, last = [spec.name for spec in session.inputs], session.outputs[-1].name
+    return lambda row: feeds_of(names, row), session.run, lambda out: label_of(out[last])
+
+
 def litert(path: str) -> Engine:
     """Run a flatbuffer with the XNNPACK delegate that the package applies by default."""
     interpreter = importlib.import_module("ai_edge_litert.interpreter").Interpreter(path, num_threads=1)
@@ -103,7 +110,7 @@ def scikit_learn(path: str) -> Engine:
     """Run the estimator itself, on a frame where it learned from one."""
     model = importlib.import_module("joblib").load(path)
     frame = importlib.import_module("pandas").DataFrame
-    call = getattr(model, "predict_proba", None) or model.decision_function
+    call = getattr(model, "predict_proba", None) or getattr(model, "decision_function", None) or model.predict
     return lambda row: row[X] if X in row else frame(_with_missing(row)), call, label_of
 
 
@@ -160,5 +167,5 @@ def m2cgen(path: str) -> Engine:
 
 ENGINES: dict[str, Callable[[str], Engine]] = {
     engine.__name__: engine
-    for engine in (onnxruntime, edgeml, litert, openvino, scikit_learn, treelite, tl2cgen, m2cgen)
+    for engine in (onnxruntime, edgeml, edgeml_rows, litert, openvino, scikit_learn, treelite, tl2cgen, m2cgen)
 }

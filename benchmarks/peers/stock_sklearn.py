@@ -26,7 +26,7 @@ def convert(path: Path) -> None:
     ]
     if type(model).__name__.startswith("HistGradientBoosting"):
         helper.make_attribute = plain_numbers  # without it there is no stock graph at all
-    options = {} if hasattr(model, "score_samples") else {id(model): {"zipmap": False}}
+    options = {id(model): {"zipmap": False}} if hasattr(model, "classes_") else {}
     proto = convert_sklearn(model, initial_types=types, options=options, target_opset=OPSETS)
     path.write_bytes(proto.SerializeToString())
 

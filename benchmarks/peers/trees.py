@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ NAME = FOLDER.name
 
 
 def treelite_model() -> Any:
+    frontend = importlib.import_module("treelite.frontend")
+    if (FOLDER / "source.txt").exists():
+        return frontend.load_lightgbm_model(FOLDER / "source.txt")
+    if (FOLDER / "source.json").exists():
+        return frontend.load_xgboost_model(FOLDER / "source.json", format_choice="use_suffix")
     return importlib.import_module("treelite.sklearn").import_model(joblib.load(FOLDER / "source.joblib"))
 
 
@@ -25,7 +31,8 @@ def treelite(path: Path) -> None:
 
 
 def tl2cgen(path: Path) -> None:
-    importlib.import_module("tl2cgen").export_lib(treelite_model(), toolchain="gcc", libpath=path)
+    how = {"parallel_comp": 16}  # sixteen files: gcc's time grows faster than a file does
+    importlib.import_module("tl2cgen").export_lib(treelite_model(), toolchain="gcc", libpath=path, params=how)
 
 
 def m2cgen(path: Path) -> None:
@@ -38,8 +45,13 @@ def m2cgen(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    result = Result()
-    result.make("treelite", "treelite", to=f"{NAME}.treelite", by=treelite)
-    result.make("tl2cgen", "tl2cgen", to=f"{NAME}-tl2cgen.so", by=tl2cgen)
-    result.make("m2cgen", "m2cgen", to=f"{NAME}-m2cgen-{info()['classes']}.so", by=m2cgen)
+    result, chosen = Result(), sys.argv[2:]
+    files = {
+        "treelite": f"{NAME}.treelite",
+        "tl2cgen": f"{NAME}-tl2cgen.so",
+        "m2cgen": f"{NAME}-m2cgen-{info()['classes']}.so",
+    }
+    for peer, make in {"treelite": treelite, "tl2cgen": tl2cgen, "m2cgen": m2cgen}.items():
+        if not chosen or peer in chosen:
+            result.make(peer, peer, to=files[peer], by=make)
     result.tell()

@@ -1,6 +1,6 @@
 """A process that loads compiled models and times them on request, a JSON line in, a JSON line out.
 
-    {"op": "load", "id": .., "engine": .., "path": .., "rows": ..}    -> {"ok": true}
+    {"op": "load", "id": .., "engine": .., "path": .., "rows": .., "batch": 1}    -> {"ok": true}
     {"op": "labels", "id": ..}                                        -> {"labels": [..]}   for all rows, one by one
     {"op": "time", "id": .., "seconds": ..}                           -> {"p50": us, "p90": us, "calls": n}
     {"op": "drop"}                                                    -> {"ok": true}       forget every model
@@ -29,12 +29,13 @@ Predict = Callable[[int], Any]
 
 
 class Loaded:
-    """A model of one engine over fixed rows."""
+    """A model of one engine over fixed rows, `batch` of them in a call."""
 
-    def __init__(self, engine: str, path: str, rows: dict[str, np.ndarray]) -> None:
+    def __init__(self, engine: str, path: str, rows: dict[str, np.ndarray], *, batch: int = 1) -> None:
         prepare, call, answer = ENGINES[engine](path)
         self.count = len(next(iter(rows.values())))
-        self._prepared = [prepare({k: v[i : i + 1] for k, v in rows.items()}) for i in range(self.count)]
+        starts = range(0, self.count - batch + 1, batch)
+        self._prepared = [prepare({k: v[i : i + batch] for k, v in rows.items()}) for i in starts]
         self._call, self._answer = call, answer
         self._answer(self._call(self._prepared[0]))
 
@@ -83,7 +84,8 @@ def _reply(request: dict[str, Any], models: dict[str, Loaded], cache: dict[str, 
                 cache.clear()
                 with np.load(path) as file:
                     cache[path] = {name: file[name] for name in file.files}
-            models[request["id"]] = Loaded(request["engine"], request["path"], cache[path])
+            batch = request.get("batch", 1)
+            models[request["id"]] = Loaded(request["engine"], request["path"], cache[path], batch=batch)
             return {"ok": True}
         case "labels":
             return {"labels": models[request["id"]].labels()}

@@ -13,10 +13,12 @@ from onnx import ModelProto
 
 from edgeml.graph.passes.dead import dead
 from edgeml.graph.passes.recurrent import recurrent
+from edgeml.graph.passes.trees import trees
 
 Rewrite = Callable[[ModelProto], list[str]]
 PASSES: dict[str, Rewrite] = {
     "recurrent": recurrent,
+    "trees": trees,
     "dead": dead,
 }
 
