@@ -2,27 +2,35 @@
 
     model.onnx -> read -> OnnxModel
 
-Domains that stock onnxruntime does not carry are refused by name. ZipMap outputs, weights listed as inputs and an
-opset that is too new are repaired where they can be, each with a note.
+Nothing runs before it is known what it asks for: names, sizes and loops are bounded first. What can be put right is
+put right with a note (`onnx_repair`); the rest is refused by name, in one line.
 """
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import version_converter
+from onnx import ModelProto, TensorProto, version_converter
 
 from edgeml import graph
 from edgeml.artifacts import OnnxModel
-from edgeml.errors import NotFound, UnsupportedModel
+from edgeml.convert.onnx_repair import refuse_hollow, repair
+from edgeml.convert.onnx_source import read_source
+from edgeml.errors import UnsupportedModel
 from edgeml.graph import proto as protos
+from edgeml.graph.bounds import refuse_bombs
+from edgeml.graph.stored import tensors
 from edgeml_runtime.session import Session
 from edgeml_runtime.wire import DeviceError
 
 DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}  # what the stock onnxruntime wheel carries
+ELSEWHERE = {  # domains of onnxruntime's own that no file should hold, and what they mean
+    "com.microsoft.nchwc": "it was optimised for another processor: give the model as it was exported",
+    "com.ms.internal.nhwc": "it was optimised for another processor: give the model as it was exported",
+    "ai.onnx.preview.training": "it is a training graph: export it for inference",
+    "ai.onnx.training": "it is a training graph: export it for inference",
+}
 NEWEST_ML_OPSET = 4  # of ai.onnx.ml, in onnxruntime 1.19
 
 
@@ -31,92 +39,88 @@ def read(path: Path, *, trust: bool = False) -> OnnxModel:
 
     Raises NotFound, or UnsupportedModel when the file is no ONNX model or one that devices cannot load.
     """
-    proto = _parse(path)
-    _refuse_foreign(proto, path.name)
-    notes: list[str] = []
-    proto = _repair(proto, path.name, notes)
-    model = graph.serialize(proto, source=hashlib.sha256(path.read_bytes()).hexdigest(), notes=tuple(notes))
+    source = read_source(path)
     try:
+        return _checked(source.proto, path.name, source.digest)
+    except UnicodeDecodeError as error:
+        raise UnsupportedModel(f"{path.name} is damaged: a name in it is no text; export it again") from error
+
+
+def _checked(proto: ModelProto, name: str, digest: str) -> OnnxModel:
+    _refuse_foreign(proto, name)
+    try:
+        refuse_hollow(proto, list(tensors(proto)))
+        proto, notes = repair(proto)
+        _refuse_values(proto)
+    except UnsupportedModel as error:
+        raise UnsupportedModel(f"{name}: {error}") from error
+    refuse_bombs(proto, name)
+    proto, more = _for_boards(proto, name)
+    try:
+        model = graph.serialize(proto, source=digest, notes=(*notes, *more))
         graph.inputs(model), graph.outputs(model)
         Session(model.data)
     except (UnsupportedModel, DeviceError) as error:
-        raise UnsupportedModel(f"{path.name} cannot run on a device: {' '.join(str(error).split())[:240]}") from error
+        raise UnsupportedModel(f"{name} cannot run on a device: {' '.join(str(error).split())[:240]}") from error
     return model
 
 
-def _parse(path: Path) -> onnx.ModelProto:
-    if not path.is_file():
-        raise NotFound(f"no model at {path}: check the path")
-    size = path.stat().st_size
-    try:
-        proto = onnx.load(path)
-    except DecodeError as error:
-        raise UnsupportedModel(
-            f"{path.name} ({size:,} bytes) is not an ONNX model, or cut short: export it again"
-        ) from error
-    except (onnx.checker.ValidationError, FileNotFoundError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UnsupportedModel(
-            f"{path.name}: its external weights cannot be read: {reason}; put them beside it"
-        ) from error
-    if not proto.graph.node or not proto.graph.output or not proto.opset_import:
-        raise UnsupportedModel(f"{path.name} ({size:,} bytes) holds no ONNX graph: export it again")
-    return proto
-
-
-def _refuse_foreign(proto: onnx.ModelProto, name: str) -> None:
+def _refuse_foreign(proto: ModelProto, name: str) -> None:
     own = {(function.domain, function.name) for function in proto.functions}
-    nodes = [node for node in protos.walk(proto.graph) if (node.domain, node.op_type) not in own]
-    foreign = sorted({f"{node.domain}:{node.op_type}" for node in nodes if node.domain not in DOMAINS})
-    if foreign:
-        raise UnsupportedModel(
-            f"{name} needs {', '.join(foreign[:5])}, which stock onnxruntime does not carry: "
-            f"export it without custom operators"
-        )
+    nodes = [*protos.walk(proto.graph), *(node for function in proto.functions for node in function.node)]
+    foreign = {node.domain for node in nodes if (node.domain, node.op_type) not in own} - DOMAINS
+    called = sorted({f"{node.domain}:{node.op_type}" for node in nodes if node.domain in foreign})
+    if not foreign:
+        return
+    why = next((ELSEWHERE[domain] for domain in sorted(foreign) if domain in ELSEWHERE), "")
+    raise UnsupportedModel(
+        f"{name} needs {', '.join(called[:5])}{f' and {len(called) - 5} more' if len(called) > 5 else ''}, "
+        f"which stock onnxruntime does not carry: {why or 'export it without custom operators'}"
+    )
 
 
-def _repair(proto: onnx.ModelProto, name: str, notes: list[str]) -> onnx.ModelProto:
-    weights = {tensor.name for tensor in proto.graph.initializer}
-    kept = [value for value in proto.graph.input if value.name not in weights]
-    if len(kept) < len(proto.graph.input):
-        notes.append(f"{len(proto.graph.input) - len(kept)} weights were listed as inputs: fixed to their values")
-        del proto.graph.input[:]
-        proto.graph.input.extend(kept)
-    notes += _without_zipmap(proto.graph)
+def _refuse_values(proto: ModelProto) -> None:
+    """Refuse inputs and outputs that no device can feed or read, by name."""
+    if not proto.graph.output:
+        raise UnsupportedModel("it has no outputs: nothing would come of running it; export it again")
+    for what, values in (("input", proto.graph.input), ("output", proto.graph.output)):
+        for value in values:
+            kind = value.type.WhichOneof("value")
+            if kind not in ("tensor_type", None):
+                kept = (kind or "").removesuffix("_type").replace("_", " ")
+                raise UnsupportedModel(f"its {what} {value.name!r} is a {kept}, devices take tensors: export it so")
+            element = value.type.tensor_type.elem_type
+            if element not in graph.DTYPES and not (what == "output" and not element):
+                known = ", ".join(graph.DTYPES.values())
+                raise UnsupportedModel(
+                    f"its {what} {value.name!r} is of type {_type_name(element)}, devices take {known}: convert it"
+                )
+
+
+def _type_name(element: int) -> str:
+    return str(TensorProto.DataType.Name(element)).lower() if element in TensorProto.DataType.values() else str(element)
+
+
+def _for_boards(proto: ModelProto, name: str) -> tuple[ModelProto, list[str]]:
     opsets = protos.opset_imports(proto)
     if opsets.get("ai.onnx.ml", 0) > NEWEST_ML_OPSET:
         raise UnsupportedModel(
             f"{name} uses ai.onnx.ml opset {opsets['ai.onnx.ml']}, "
             f"boards load at most {NEWEST_ML_OPSET}: export it with that"
         )
-    if opsets.get("", 0) > graph.MAX_OPSET:
-        proto = _older(proto, name, opsets[""])
-        notes.append(f"opset {opsets['']} rewritten as {graph.MAX_OPSET}, the newest that every board loads")
-    return proto
+    if opsets.get("", 0) <= graph.MAX_OPSET:
+        return proto, []
+    note = f"opset {opsets['']} rewritten as {graph.MAX_OPSET}, the newest that every board loads"
+    return _older(proto, name, opsets[""]), [note]
 
 
-def _older(proto: onnx.ModelProto, name: str, opset: int) -> onnx.ModelProto:
+def _older(proto: ModelProto, name: str, opset: int) -> ModelProto:
     protos.tidy(proto)
     try:
         return version_converter.convert_version(proto, graph.MAX_OPSET)
-    except (RuntimeError, version_converter.ConvertError) as error:
+    except (RuntimeError, version_converter.ConvertError, onnx.checker.ValidationError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UnsupportedModel(
             f"{name} uses opset {opset} and cannot be rewritten as {graph.MAX_OPSET}, the newest that every board "
             f"loads ({reason}): export it with opset {graph.MAX_OPSET}"
         ) from error
-
-
-def _without_zipmap(model: onnx.GraphProto) -> list[str]:
-    """Make each ZipMap output the matrix of probabilities that went into it."""
-    shortened = []
-    for node in [node for node in model.node if node.op_type == "ZipMap"]:
-        matrix, zipped = node.input[0], node.output[0]
-        output = next(value for value in model.output if value.name == zipped)
-        output.type.CopyFrom(onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, [None, None]))
-        model.node.remove(node)
-        for other in model.node:
-            other.output[:] = [zipped if name == matrix else name for name in other.output]
-            other.input[:] = [zipped if name == matrix else name for name in other.input]
-        shortened.append(f"output {zipped!r} was a map (ZipMap): now the matrix of its values")
-    return shortened

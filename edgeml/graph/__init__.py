@@ -9,9 +9,10 @@ from edgeml.graph.cost import Cost, cost
 from edgeml.graph.proto import MAX_IR, MAX_OPSET, check, load, serialize
 from edgeml.graph.samples import random_rows
 from edgeml.graph.shapes import annotate, infer
-from edgeml.graph.tensors import initializers, inputs, outputs, rename, set_initializers
+from edgeml.graph.tensors import DTYPES, initializers, inputs, outputs, rename, set_initializers
 
 __all__ = [
+    "DTYPES",
     "MAX_IR",
     "MAX_OPSET",
     "Cost",
