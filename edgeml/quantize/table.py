@@ -8,7 +8,7 @@ from onnx import ModelProto
 
 from edgeml.artifacts import FP32
 from edgeml.errors import UserError
-from edgeml.quantize import dynamic
+from edgeml.quantize import dynamic, forest
 from edgeml.quantize.choice import suitable
 from edgeml.quantize.equalize import equalized
 from edgeml.quantize.float16 import float16
@@ -106,6 +106,13 @@ RECIPES: dict[str, Recipe] = {
             "smooth",
             smooth,
             "int8-static-u8s8 after moving the spread of layer norms into the weights",
+            MIN_CALIBRATION_ROWS,
+        ),
+        Recipe(
+            forest.NAME,
+            "compact",
+            forest.pruned,
+            "tree ensembles whose least important subtrees became leaves, within the bound",
             MIN_CALIBRATION_ROWS,
         ),
         Recipe("mixed", "mixed", mixed, "int8 but for the operators that do most damage", MIN_CALIBRATION_ROWS),
