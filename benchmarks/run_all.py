@@ -15,6 +15,7 @@ SCRIPTS = {  # script -> what it shows
     "transfer": "Ten megabytes to a device",
     "training_step": "Training compiled to ONNX",
     "federated_round": "A federated round",
+    "recurrent": "Recurrent layers",
     "prior_check": "The latency prior against published measurements",
 }
 HEAD = """\
@@ -38,7 +39,7 @@ def page() -> str:
 
 def main() -> None:
     for name in SCRIPTS if "--page" not in sys.argv else ():
-        print(f"== {name}", flush=True)
+        print(f"== {name}", flush=True)  # compile_peers, session_ways and ensembles need environments of their own
         subprocess.run([sys.executable, str(HERE / f"{name}.py")], check=True)
     PAGE.write_text(page(), encoding="utf-8")
 

@@ -81,7 +81,7 @@ def _load(path: Path, *, trust: bool, notes: list[str]) -> Any:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            estimator = importlib.import_module(READER_OF_SKOPS).load(path) if skops else joblib.load(path)
+            estimator = importlib.import_module(READER_OF_SKOPS).load(path, trust=trust) if skops else joblib.load(path)
         except (ModuleNotFoundError, AttributeError) as error:
             raise UnsupportedModel(
                 f"{path.name} needs code that is not here: {error}; install it, or keep to scikit-learn"

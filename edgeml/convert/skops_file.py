@@ -13,14 +13,18 @@ from edgeml.errors import UnsupportedModel, UserError
 HARMLESS = ["numpy.dtype"]  # what encoders of words hold, and skops does not know
 
 
-def load(path: Path) -> Any:
-    """Return what the file holds. Raises UserError for types that are not trusted, UnsupportedModel for odd ones."""
+def load(path: Path, *, trust: bool = False) -> Any:
+    """Return what the file holds; `trust` takes types that skops does not vouch for, such as the trees of a forest.
+
+    Raises UserError for such types without `trust`, UnsupportedModel for odd ones.
+    """
     try:
-        return skops.io.load(path, trusted=HARMLESS)
+        more = skops.io.get_untrusted_types(file=path) if trust else []
+        return skops.io.load(path, trusted=[*HARMLESS, *more])
     except UntrustedTypesFoundException as error:
-        reason = " ".join(str(error).split())[:160]
+        types = ", ".join(skops.io.get_untrusted_types(file=path))[:160]
         raise UserError(
-            f"{path.name} holds types that skops does not trust: {reason}; keep to scikit-learn's own"
+            f"{path.name} holds types that skops does not vouch for ({types}): give --trust if you made the file"
         ) from error
     except UnsupportedTypeException as error:
         reason = " ".join(str(error).split())[:120]
