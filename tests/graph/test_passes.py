@@ -115,3 +115,55 @@ def test_identity_goes_and_the_output_keeps_its_name():
     proto = helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     assert optimize(proto, ["dead"]) == ["removed 3 of 4 nodes that change nothing"]
     assert [(n.op_type, list(n.input), list(n.output)) for n in proto.graph.node] == [("Relu", ["x"], ["y"])]
+
+
+@settings(max_examples=40)
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from(["Gemm", "Gemm transposed", "MatMul", "LinearClassifier", "LinearRegressor"]),
+)
+def test_a_scaler_goes_into_the_linear_layer_behind_it(seed, kind):
+    rng = np.random.default_rng(seed)
+    mean, scale = (rng.normal(size=5) * 3).astype(np.float32), rng.uniform(0.5, 4, 5).astype(np.float32)
+    weight, bias = rng.normal(size=(5, 3)).astype(np.float32), rng.normal(size=3).astype(np.float32)
+    f, m = TensorProto.FLOAT, "ai.onnx.ml"
+    if seed % 2:
+        nodes = [helper.make_node("Scaler", ["x"], ["d"], domain=m, offset=mean.tolist(), scale=(1 / scale).tolist())]
+    else:
+        nodes = [helper.make_node("Sub", ["x", "mean"], ["c"]), helper.make_node("Div", ["c", "scale"], ["d"])]
+    given_weight, made = weight, ["y"]
+    attributes = {"coefficients": weight.T.ravel().tolist(), "intercepts": bias.tolist()}
+    if kind == "MatMul":
+        nodes += [helper.make_node("MatMul", ["d", "w"], ["p"]), helper.make_node("Add", ["p", "b"], ["y"])]
+    elif kind.startswith("Gemm"):
+        given_weight = weight.T.copy() if "transposed" in kind else weight
+        nodes.append(helper.make_node("Gemm", ["d", "w", "b"], ["y"], transB=int("transposed" in kind)))
+    elif kind == "LinearRegressor":
+        nodes.append(helper.make_node(kind, ["d"], ["y"], domain=m, targets=3, **attributes))
+    else:
+        nodes.append(helper.make_node(kind, ["d"], ["l", "y"], domain=m, classlabels_ints=[0, 1, 2], **attributes))
+    arrays = {"mean": mean, "scale": scale, "w": given_weight, "b": bias}
+    ends = (
+        [helper.make_tensor_value_info(made[0], f, ["n", 3])],
+        [onnx.numpy_helper.from_array(v, k) for k, v in arrays.items()],
+    )
+    body = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", f, ["n", 5])], *ends)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(m, 3)]
+    proto = helper.make_model(body, opset_imports=opsets, ir_version=8)
+    data, rows = proto.SerializeToString(), rng.normal(size=(20, 5)).astype(np.float32) * 4
+    assert len(optimize(proto, ["affine"])) == 1
+    assert not {"Sub", "Div", "Scaler"} & {node.op_type for node in proto.graph.node}
+    before, after = Session(data).run({"x": rows})["y"], Session(proto.SerializeToString()).run({"x": rows})["y"]
+    assert np.allclose(before, after, rtol=1e-5, atol=1e-5 * np.abs(before).max())
+
+
+def test_a_mean_far_from_its_deviation_and_trainable_weights_are_left_alone():
+    f = TensorProto.FLOAT
+    for mean, weight in ((1e4, "w"), (1.0, "layer0.weight")):
+        arrays = {"mean": np.float32([mean]), weight: np.ones((1, 2), np.float32)}
+        nodes = [helper.make_node("Sub", ["x", "mean"], ["c"]), helper.make_node("Gemm", ["c", weight], ["y"])]
+        ends = ([helper.make_tensor_value_info(name, f, ["n", size])] for name, size in (("x", 1), ("y", 2)))
+        tensors = [onnx.numpy_helper.from_array(value, name) for name, value in arrays.items()]
+        body = helper.make_graph(nodes, "g", *ends, tensors)
+        proto = helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        assert optimize(proto, ["affine"]) == []

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 
 from onnx import ModelProto
 
+from edgeml.graph.passes.affine import affine
 from edgeml.graph.passes.dead import dead
 from edgeml.graph.passes.recurrent import recurrent
 from edgeml.graph.passes.trees import trees
@@ -18,6 +19,7 @@ from edgeml.graph.passes.trees import trees
 Rewrite = Callable[[ModelProto], list[str]]
 PASSES: dict[str, Rewrite] = {
     "recurrent": recurrent,
+    "affine": affine,
     "trees": trees,
     "dead": dead,
 }
