@@ -120,7 +120,7 @@ def test_identity_goes_and_the_output_keeps_its_name():
 @settings(max_examples=40)
 @given(
     st.integers(0, 10_000),
-    st.sampled_from(["Gemm", "Gemm transposed", "MatMul", "LinearClassifier", "LinearRegressor"]),
+    st.sampled_from(["Gemm", "Gemm transposed", "MatMul", "MatMul alone", "LinearClassifier", "LinearRegressor"]),
 )
 def test_a_scaler_goes_into_the_linear_layer_behind_it(seed, kind):
     rng = np.random.default_rng(seed)
@@ -133,7 +133,9 @@ def test_a_scaler_goes_into_the_linear_layer_behind_it(seed, kind):
         nodes = [helper.make_node("Sub", ["x", "mean"], ["c"]), helper.make_node("Div", ["c", "scale"], ["d"])]
     given_weight, made = weight, ["y"]
     attributes = {"coefficients": weight.T.ravel().tolist(), "intercepts": bias.tolist()}
-    if kind == "MatMul":
+    if kind == "MatMul alone":
+        nodes.append(helper.make_node("MatMul", ["d", "w"], ["y"]))
+    elif kind == "MatMul":
         nodes += [helper.make_node("MatMul", ["d", "w"], ["p"]), helper.make_node("Add", ["p", "b"], ["y"])]
     elif kind.startswith("Gemm"):
         given_weight = weight.T.copy() if "transposed" in kind else weight

@@ -104,7 +104,7 @@ def _step(wiring: Wiring, node: NodeProto, width: int) -> tuple[np.ndarray, np.n
 
 
 def _into_product(wiring: Wiring, node: NodeProto, scaling: _Scaling) -> bool:
-    """Fold into Gemm, or into MatMul where nothing is shifted or an Add with a constant follows."""
+    """Fold into Gemm, or into MatMul and the Add with a constant behind it, which is put there where it is missing."""
     weight = np.asarray(wiring.constant(node.input[1]), dtype=np.float64)
     across = weight.T if attribute(node, "transB", 0) else weight  # (columns, outputs)
     moved = scaling.shift @ across
@@ -117,8 +117,6 @@ def _into_product(wiring: Wiring, node: NodeProto, scaling: _Scaling) -> bool:
     holder, at = (node, 2) if gemm else (adder, 1)
     plain = holder is None or (not gemm and (holder.op_type != "Add" or holder.input[0] != node.output[0]))
     bias = None if plain or holder is None or len(holder.input) <= at else wiring.constant(holder.input[at])
-    if moved.any() and not gemm and bias is None:
-        return False
     if holder is not None and bias is not None:
         trained = holder.input[at].startswith(TRAINABLE)
         if trained or bias.dtype != np.float32 or bias.size != len(moved):
@@ -126,11 +124,23 @@ def _into_product(wiring: Wiring, node: NodeProto, scaling: _Scaling) -> bool:
     scaled = across * scaling.factor[:, None]
     folded = scaled.T if attribute(node, "transB", 0) else scaled
     node.input[1] = wiring.add(f"{node.input[1]}.scaled", folded.astype(np.float32))
-    if moved.any() and holder is not None:
+    if moved.any() and not gemm and bias is None:
+        _add_behind(wiring, node, moved)
+    elif moved.any() and holder is not None:
         total = (np.zeros(len(moved)) if bias is None else bias.astype(np.float64).reshape(-1)) + moved
         name = wiring.add(f"{node.input[1]}.shift", total.astype(np.float32))
         holder.input[:] = [*holder.input[:at], name, *holder.input[at + 1 :]]
     return True
+
+
+def _add_behind(wiring: Wiring, node: NodeProto, shift: np.ndarray) -> None:
+    """Put an Add of `shift` between `node` and its readers."""
+    graph, output = wiring.graph, node.output[0]
+    inner = f"{output}.unshifted"
+    adder = helper.make_node("Add", [inner, wiring.add(f"{output}.shift", shift.astype(np.float32))], [output])
+    position = next(index for index, one in enumerate(graph.node) if one.output[:1] == [output])
+    node.output[0] = inner
+    graph.node.insert(position + 1, adder)
 
 
 def _into_linear(_wiring: Wiring, node: NodeProto, scaling: _Scaling) -> bool:
