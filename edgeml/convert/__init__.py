@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,10 @@ def to_onnx(fitted: FittedModel) -> OnnxModel:
     return model
 
 
-def read_model(path: Path, *, trust: bool = False) -> OnnxModel:
-    """Return the model in the file (or SavedModel folder) at `path`.
+def read_model(path: Path, *, trust: bool = False, runtimes: Sequence[str] = (), opset: int | None = None) -> OnnxModel:
+    """Return the model in the file (or SavedModel folder) at `path`, in the newest opset all `runtimes` load.
+
+    `runtimes` are versions of onnxruntime, the oldest supported one if none is given; `opset` asks for another.
 
     `trust` allows pickles, which run code as they are read. Raises NotFound, UnsupportedModel, MissingExtra, or
     VerificationError when the graph answers otherwise than its source.
@@ -64,7 +66,16 @@ def read_model(path: Path, *, trust: bool = False) -> OnnxModel:
         what = "a folder without saved_model.pb" if path.is_dir() else f"no reader for {path.suffix or 'no suffix'}"
         raise UnsupportedModel(f"{path}: {what}; there is {', '.join(SUFFIXES)} and SavedModel folders")
     read: Callable[..., OnnxModel] = open_room(room).read
-    return read(path, trust=trust)
+    return fit_runtimes(read(path, trust=trust), runtimes, opset=opset)
+
+
+def fit_runtimes(model: OnnxModel, runtimes: Sequence[str], *, opset: int | None = None) -> OnnxModel:
+    """Return `model` in the newest opset that every onnxruntime of `runtimes` loads, its answers unchanged.
+
+    Raises UnsupportedModel when it cannot be written so that they load it.
+    """
+    fitted: OnnxModel = open_room("onnx").fit(model, runtimes, opset=opset)
+    return fitted
 
 
 def from_keras(model: Any, *, name: str = "") -> OnnxModel:

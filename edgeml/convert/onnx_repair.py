@@ -14,11 +14,13 @@ from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorP
 
 from edgeml.errors import UnsupportedModel
 from edgeml.graph import proto as protos
-from edgeml.graph.bounds import MOST_NODES
+from edgeml.graph.bounds import MOST_NODES, inferred, light
 from edgeml.graph.order import name_apart, put_in_order
 from edgeml.graph.stored import why_not
 
 MOST_SPARSE = 64 << 20  # elements of a sparse weight made dense: 256 MB of floats
+
+ROWS = "rows"  # the name of the axis of rows
 
 Repair = Callable[[GraphProto], list[str]]
 
@@ -153,13 +155,59 @@ def _without_zipmap(graph: GraphProto) -> list[str]:
     return done
 
 
+def complete(proto: ModelProto) -> list[str]:
+    """Give every output the type and shape that follow from the graph, where it says none or another one, in place."""
+    del proto.graph.value_info[:]  # every tool infers them again, and trusts what stands there
+    found = {value.name: value for value in inferred(light(proto, open_axis=None)).output if _told(value)}
+    bare = [value.name for value in proto.graph.output if not _told(value)]
+    wrong = []
+    for value in proto.graph.output:
+        if value.name in found and (value.name in bare or not _may_be(value, found[value.name])):
+            wrong += [] if value.name in bare else [value.name]
+            value.type.CopyFrom(found[value.name].type)
+    if unknown := [name for name in bare if name not in found]:
+        raise UnsupportedModel(f"its output {unknown[0]!r} has no shape, and none follows from its graph: export it so")
+    notes = [f"{len(bare)} outputs had no shape: inferred"] if bare else []
+    return notes + [f"output {name!r} was declared otherwise than it is: corrected" for name in wrong]
+
+
+def _may_be(declared: onnx.ValueInfoProto, found: onnx.ValueInfoProto) -> bool:
+    """Say whether an output that is `found` in the graph may be called as `declared`."""
+    said, known = declared.type.tensor_type, found.type.tensor_type
+    if said.elem_type != known.elem_type or len(said.shape.dim) != len(known.shape.dim):
+        return False
+    pairs = zip(said.shape.dim, known.shape.dim, strict=True)
+    fixed = [(one.dim_value, other.dim_value) for one, other in pairs if one.HasField("dim_value")]
+    return all(one > 0 and (one == other or not other) for one, other in fixed)
+
+
+def _told(value: onnx.ValueInfoProto) -> bool:
+    """Say whether `value` is complete; what is no tensor is refused elsewhere."""
+    tensor = value.type.tensor_type
+    return value.type.WhichOneof("value") not in ("tensor_type", None) or (
+        tensor.elem_type > 0 and tensor.HasField("shape")
+    )
+
+
 def _rename(graph: GraphProto, old: str, new: str) -> None:
     for node in graph.node:
         node.output[:] = [new if name == old else name for name in node.output]
         node.input[:] = [new if name == old else name for name in node.input]
 
 
-def refuse_hollow(proto: ModelProto, tensors: list[TensorProto]) -> None:
+def name_axes(proto: ModelProto) -> list[str]:
+    """Give open axes without a name one, in place: `rows` for the first, the tensor's and its number for others."""
+    named = 0
+    for value in (*proto.graph.input, *proto.graph.output):
+        for index, axis in enumerate(value.type.tensor_type.shape.dim):
+            below = axis.HasField("dim_value") and axis.dim_value < 1 and value in proto.graph.input
+            if below or not (axis.HasField("dim_value") or axis.dim_param):
+                axis.dim_param = ROWS if index == 0 else f"{value.name}_{index}"
+                named += 1
+    return [f"{named} open axes had no name: named"] if named else []
+
+
+def refuse_hollow(tensors: list[TensorProto]) -> None:
     """Raise UnsupportedModel for the first of `tensors` that does not hold what its shape declares."""
     for tensor in tensors:
         if why := why_not(tensor):

@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 from onnx import ModelProto, TensorProto
 
 from edgeml.errors import NotFound, UnsupportedModel
@@ -51,6 +51,8 @@ def read_source(path: Path) -> Source:
         raise UnsupportedModel(
             f"{path.name} ({len(content):,} bytes) is not an ONNX model, or cut short: export it again"
         ) from error
+    if _garbled(proto):
+        raise UnsupportedModel(f"{path.name} ({len(content):,} bytes) is damaged: a name in it is no text")
     if not proto.graph.node or not proto.opset_import:
         raise UnsupportedModel(f"{path.name} ({len(content):,} bytes) holds no ONNX graph: export it again")
     digest = hashlib.sha256(content)
@@ -155,6 +157,20 @@ class _Piece:
         return UnsupportedModel(
             f"{self.model}: its weight {self.tensor.name[:80]!r} is kept in {self.location[:120]!r}, {why}"
         )
+
+
+def _garbled(message: Message) -> bool:
+    """Say whether a text anywhere in `message` is none: protobuf hands such bytes on, and whatever reads them fails."""
+    for field, found in message.ListFields():
+        if field.type == field.TYPE_STRING and not _all_text(found if field.is_repeated else [found]):
+            return True
+        if field.type == field.TYPE_MESSAGE and any(map(_garbled, found if field.is_repeated else [found])):
+            return True
+    return False
+
+
+def _all_text(found: Iterable[object]) -> bool:
+    return all(isinstance(text, str) for text in found)
 
 
 def _no_file(mode: int) -> str:

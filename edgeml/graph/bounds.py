@@ -96,11 +96,11 @@ def estimate(proto: ModelProto) -> Estimate:
     nodes = len(walk(proto.graph))
     if nodes > MOST_NODES:
         return Estimate(nodes, nodes, "", "", 0, sure=True)
-    light = _light(proto)
-    steps, loop = _steps(light.graph, {})
+    copy = light(proto)
+    steps, loop = _steps(copy.graph, {})
     if steps > MOST_STEPS:
         return Estimate(nodes, steps, loop, "", 0, sure=True)
-    graph = _inferred(light)
+    graph = inferred(copy)
     sizes = {value.name: size for value in graph.value_info if (size := _size(value)) is not None}
     sizes |= {value.name: size for value in (*graph.input, *graph.output) if (size := _size(value)) is not None}
     sizes |= {tensor.name: declared_bytes(tensor) for tensor in proto.graph.initializer}
@@ -111,10 +111,10 @@ def estimate(proto: ModelProto) -> Estimate:
     return Estimate(nodes, steps, loop, largest, sizes.get(largest, 0), sure=sure)
 
 
-def _light(proto: ModelProto) -> ModelProto:
-    """Return `proto` with open axes at 1 and its large weights as inputs: what shape inference needs, and no more."""
-    light = ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, functions=proto.functions)
-    graph = light.graph
+def light(proto: ModelProto, *, open_axis: int | None = 1) -> ModelProto:
+    """Return `proto` with open axes at `open_axis` and large weights as inputs: what shape inference needs, no more."""
+    copy = ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, functions=proto.functions)
+    graph = copy.graph
     graph.name = proto.graph.name
     graph.node.extend(proto.graph.node)
     weights = {tensor.name for tensor in proto.graph.initializer}
@@ -122,8 +122,8 @@ def _light(proto: ModelProto) -> ModelProto:
     graph.output.extend(proto.graph.output)
     for value in (*graph.input, *graph.output):
         for axis in value.type.tensor_type.shape.dim:
-            if not axis.HasField("dim_value"):
-                axis.dim_value = 1
+            if open_axis is not None and not axis.HasField("dim_value"):
+                axis.dim_value = open_axis
     for value in graph.output:
         value.type.tensor_type.ClearField("shape")  # what is declared may lie
     for tensor in proto.graph.initializer:
@@ -131,12 +131,13 @@ def _light(proto: ModelProto) -> ModelProto:
             graph.initializer.append(tensor)
         else:
             graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-    return light
+    return copy
 
 
-def _inferred(light: ModelProto) -> GraphProto:
+def inferred(proto: ModelProto) -> GraphProto:
+    """Return the graph of `proto` with what shape inference sees; raise UnsupportedModel where shapes contradict."""
     try:
-        return onnx.shape_inference.infer_shapes(light, data_prop=True).graph
+        return onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UnsupportedModel(f"the shapes of the graph contradict each other: {reason[:200]}") from error

@@ -9,7 +9,8 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 from edgeml.artifacts import OnnxModel
 from edgeml.errors import UnsupportedModel
 
-MAX_OPSET = 21  # the newest that onnxruntime 1.19 loads, the last one for Python 3.9 on a board
+MAX_OPSET = 21  # the newest that onnxruntime 1.19 loads, the last one for Python 3.9 on a board: written by default
+NEWEST_OPSET = 28  # the newest that any onnxruntime in `opsets` loads
 MAX_IR = 10
 
 
@@ -49,13 +50,16 @@ def tidy(proto: ModelProto) -> None:
 
 
 def check(proto: ModelProto) -> None:
-    """Raise UnsupportedModel, saying why, unless `proto` is valid and within `MAX_OPSET`."""
+    """Raise UnsupportedModel, saying why, unless `proto` is valid and within `NEWEST_OPSET`.
+
+    What a given board loads is another question: see `opsets`.
+    """
     version = opset_imports(proto).get("", MAX_OPSET)
-    if version > MAX_OPSET:
-        raise UnsupportedModel(f"the model uses opset {version}, boards load at most {MAX_OPSET}: export it again")
+    if version > NEWEST_OPSET:
+        raise UnsupportedModel(f"the model uses opset {version}, boards load at most {NEWEST_OPSET}: export it again")
     try:
         onnx.checker.check_model(proto)
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
         raise UnsupportedModel(f"not a valid ONNX graph: {first}") from error
 

@@ -61,10 +61,13 @@ def allowed_threads(threads: int) -> int:
 class Session:
     """A loaded model. `run` may be called by several threads at once, `predict` by one at a time."""
 
-    def __init__(self, path: str | Path | bytes, *, threads: int = 1) -> None:
-        """Load the model at `path` (or in these bytes); raise ModelRefused when this device cannot."""
+    def __init__(self, path: str | Path | bytes, *, threads: int = 1, optimize: bool = True) -> None:
+        """Load the model at `path` (or in these bytes); raise ModelRefused when this device cannot.
+
+        Without `optimize` the operators run one by one as they are written, to compare rewritten graphs with.
+        """
         self.threads = allowed_threads(threads)
-        self._session = _load(path, self.threads)
+        self._session = _load(path, self.threads, optimize=optimize)
         self._symbols = {node.name: tuple(node.shape) for node in self._session.get_inputs()}
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
@@ -195,18 +198,20 @@ def _raw_call(session: Any, binding: Any) -> Callable[[], Any] | None:
     return call
 
 
-def _load(path: str | Path | bytes, threads: int) -> Any:
+def _load(path: str | Path | bytes, threads: int, *, optimize: bool) -> Any:
     options = onnxruntime.SessionOptions()
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     # an idle pool that spins takes 40 % of a core at 10 predictions a second
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what goes wrong is raised; a second line on stderr says it to nobody
     what = f"{len(path):,} bytes" if isinstance(path, bytes) else str(path)
     if not isinstance(path, bytes) and not Path(path).is_file():
         raise ModelRefused(f"{what}: no such model file; check the path")
     try:
         source = path if isinstance(path, bytes) else str(path)
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except (native.InvalidProtobuf, native.NoModel) as error:
         raise ModelRefused(f"{what}: a model file that is not a model ({_first_line(error)})") from error
     except _REFUSALS as error:

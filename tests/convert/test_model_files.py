@@ -178,7 +178,7 @@ def test_a_truncated_onnx_file_is_refused_at_any_length(tmp_path):
     whole = a_graph(helper.make_node("MatMul", ["x", "w"], ["y"]), weights=[weight]).SerializeToString()
     path = tmp_path / "m.onnx"
     path.write_bytes(whole)
-    assert convert.read_model(path).notes == ()
+    assert "agrees with the file" in " ".join(convert.read_model(path).notes)
     for length in range(0, len(whole) - 1, 7):
         path.write_bytes(whole[:length])
         with pytest.raises(EdgeMLError) as caught:
@@ -207,7 +207,7 @@ def test_weights_listed_as_inputs_are_fixed_with_a_note(tmp_path):
     )
     model = convert.read_model(tmp_path / "m.onnx")
     assert [spec.name for spec in graph.inputs(model)] == ["x"]
-    assert model.notes == ("1 weights were listed as inputs: fixed to their values",)
+    assert "1 weights were listed as inputs: fixed to their values" in model.notes
 
 
 def test_a_zipmap_output_becomes_a_matrix(tmp_path):
@@ -224,7 +224,7 @@ def test_a_zipmap_output_becomes_a_matrix(tmp_path):
     onnx.save(proto, tmp_path / "m.onnx")
     model = convert.read_model(tmp_path / "m.onnx")
     assert Session(model.data).run({"x": np.zeros((3, 2), np.float32)})["y"].shape == (3, 2)
-    assert "ZipMap" in model.notes[0]
+    assert "ZipMap" in " ".join(model.notes)
 
 
 def test_missing_files_and_unknown_suffixes_are_named(tmp_path):
