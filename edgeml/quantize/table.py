@@ -8,7 +8,7 @@ from onnx import ModelProto
 
 from edgeml.artifacts import FP32
 from edgeml.errors import UserError
-from edgeml.quantize import dynamic, forest
+from edgeml.quantize import dynamic, forest, prune
 from edgeml.quantize.choice import suitable
 from edgeml.quantize.equalize import equalized
 from edgeml.quantize.float16 import float16
@@ -113,6 +113,20 @@ RECIPES: dict[str, Recipe] = {
             "compact",
             forest.pruned,
             "tree ensembles whose least important subtrees became leaves, within the bound",
+            MIN_CALIBRATION_ROWS,
+        ),
+        Recipe(
+            prune.PRUNED,
+            "pruned",
+            prune.pruned,
+            "networks with fewer channels, the layer behind them repaired by least squares",
+            MIN_CALIBRATION_ROWS,
+        ),
+        Recipe(
+            prune.DISTILLED,
+            "distilled",
+            prune.distilled,
+            "narrower networks that learned the answers of the whole one, where operators have gradients",
             MIN_CALIBRATION_ROWS,
         ),
         Recipe("mixed", "mixed", mixed, "int8 but for the operators that do most damage", MIN_CALIBRATION_ROWS),

@@ -73,7 +73,8 @@ def test_every_variant_can_be_costed(name):
         if isinstance(item, Variant):
             found = graph.cost(item.model)
             assert found.unknown.keys() <= full.unknown.keys(), item.recipe
-            assert found.macs == full.macs, item.recipe
+            narrower = item.recipe in ("pruned", "distilled")
+            assert (found.macs < full.macs) if narrower else (found.macs == full.macs), item.recipe
 
 
 @pytest.mark.parametrize(
