@@ -51,6 +51,7 @@ class DeviceProfile:
     bandwidth_mb_s: int
     l2_kb: int | None = None  # that one core can use
     arch: Literal["aarch64", "x86_64"]
+    runtime: str | None = None  # the oldest onnxruntime to expect there
     sources: Mapping[str, str]
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import pickle
 import secrets
+import shutil
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import TypeVar
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgeml.artifacts import Bundle
-from edgeml.errors import NotFound, VerificationError
+from edgeml.errors import NotFound, UserError, VerificationError
 from edgeml_runtime.wire import WireError, blocks, signed
 from edgeml_runtime.wire.manifest import Blob, Manifest, read_manifest
 
@@ -44,6 +45,17 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def require_room(folder: Path, needed: int, *, what: str) -> None:
+    """Raise UserError, with the numbers, unless the disk of `folder` has `needed` bytes for `what`."""
+    there = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise UserError(
+            f"{what} needs about {needed / 1e6:,.1f} MB on disk, {there} has {free / 1e6:,.1f} MB free: "
+            f"make room, or choose another folder with -o; nothing was written"
+        )
 
 
 def write_bundle(path: Path, bundle: Bundle, key: Ed25519PrivateKey) -> Path:

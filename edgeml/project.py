@@ -57,7 +57,8 @@ class Compile(Section):
     precisions: Literal["auto"] | list[str] = ["fp32", "int8"]  # recipes by name or by precision: docs/quantize.md
     max_accuracy_drop: float = Field(0.01, ge=0)
     search_s: float = Field(600, gt=0)  # of one recipe that searches: mixed precision, pruning, students
-    opset: Literal["auto"] | int = "auto"
+    opset: Literal["auto"] | int = "auto"  # the newest that every board's onnxruntime loads
+    runtime: str | None = Field(None, pattern=r"^\d+\.\d+(\.\d+)*$")  # onnxruntime of boards that name none
 
 
 class Verify(Section):
@@ -76,6 +77,7 @@ class Board(Section):
     latency_p90_ms: float | None = Field(None, gt=0)
     memory_mb: float | None = Field(None, gt=0)
     threads: int = Field(1, ge=1)
+    runtime: str | None = Field(None, pattern=r"^\d+\.\d+(\.\d+)*$")  # onnxruntime there; the profile's if not given
 
 
 class Federated(Section):

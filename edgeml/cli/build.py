@@ -52,6 +52,7 @@ def build(project: Path, only: str | None, force: bool, registry_path: Path, as_
 @click.option("--device", "boards", multiple=True, help="A board it must run on; repeat for more.")
 @click.option("--precision", "precisions", multiple=True, help="int8, mixed, fp16, int4, auto or a recipe; repeat.")
 @click.option("--max-accuracy-drop", type=click.FloatRange(0), default=0.01, show_default=True, help="On the metric.")
+@click.option("--runtime", help="Oldest onnxruntime on the boards, like 1.23; else as their profiles say.")
 @click.option("--lint", "only_lint", is_flag=True, help="Print what will be slow, large or unsupported, and stop.")
 @click.option("--name", help="Name of the model in the registry; its file's name if not given.")
 @click.option("--trust", is_flag=True, help="Load a pickle: it can run any code on this machine.")

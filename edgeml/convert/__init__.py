@@ -69,12 +69,15 @@ def read_model(path: Path, *, trust: bool = False, runtimes: Sequence[str] = (),
     return fit_runtimes(read(path, trust=trust), runtimes, opset=opset)
 
 
-def fit_runtimes(model: OnnxModel, runtimes: Sequence[str], *, opset: int | None = None) -> OnnxModel:
+def fit_runtimes(
+    model: OnnxModel, runtimes: Sequence[str], *, opset: int | None = None, keep: bool = False
+) -> OnnxModel:
     """Return `model` in the newest opset that every onnxruntime of `runtimes` loads, its answers unchanged.
 
+    With `keep` a model that they all load already stays as it is.
     Raises UnsupportedModel when it cannot be written so that they load it.
     """
-    fitted: OnnxModel = open_room("onnx").fit(model, runtimes, opset=opset)
+    fitted: OnnxModel = open_room("onnx").fit(model, runtimes, opset=opset, keep=keep)
     return fitted
 
 

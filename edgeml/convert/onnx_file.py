@@ -53,8 +53,10 @@ def read(path: Path, *, trust: bool = False) -> OnnxModel:
         raise UnsupportedModel(shown) from error
 
 
-def fit(model: OnnxModel, versions: Sequence[str], *, opset: int | None = None) -> OnnxModel:
+def fit(model: OnnxModel, versions: Sequence[str], *, opset: int | None = None, keep: bool = False) -> OnnxModel:
     """Return `model` in the newest opset, or in `opset`, that every onnxruntime of `versions` loads, with a note.
+
+    With `keep` a model that they all load already stays as it is.
 
     Raises UnsupportedModel when there is none that it can be written in, or one of `versions` does not load `opset`.
     """
@@ -65,7 +67,7 @@ def fit(model: OnnxModel, versions: Sequence[str], *, opset: int | None = None) 
         )
     proto = graph.load(model)
     before = protos.opset_imports(proto).get("", graph.MAX_OPSET)
-    if before == (opset or row.opset) and not _refusals(proto, versions, row):
+    if (keep or before == (opset or row.opset)) and not _refusals(proto, versions, row):
         return model
     source = original(model.data, model)
     for candidate in _stamped(proto, opset or row.opset):

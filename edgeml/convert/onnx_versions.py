@@ -33,6 +33,7 @@ def restamp(proto: ModelProto, opset: int) -> Iterator[ModelProto]:
         made = None
     if made is not None and [v.name for v in made.graph.output] == [v.name for v in proto.graph.output]:
         made.metadata_props.extend(proto.metadata_props)
+        del made.graph.value_info[:]  # the converter writes one for every tensor
         yield made
     try:
         checker.check_model(alone, full_check=True)

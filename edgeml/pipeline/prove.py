@@ -11,6 +11,7 @@ from edgeml.devices import find_board
 from edgeml.errors import NothingFits, VerificationError
 from edgeml.files import Cache
 from edgeml.pipeline.plan import key, versions
+from edgeml.pipeline.runtimes import loadable
 from edgeml.pipeline.subject import Proof, Stopwatch, Subject
 
 
@@ -77,7 +78,7 @@ def _variants(model: OnnxModel, subject: Subject, say: Callable[[str], None]) ->
     )
     precisions = [chosen.precisions] if isinstance(chosen.precisions, str) else chosen.precisions
     rows = subject.calibration if subject.calibration is not None else Rows({})
-    return quantize.quantize(model, rows, precisions, options=options)
+    return loadable(quantize.quantize(model, rows, precisions, options=options), subject.project)
 
 
 def _all_made(made: Sequence[Variant | Skipped]) -> bool:

@@ -36,6 +36,7 @@ class CompileOptions:
     output: Path | None = None
     name: str | None = None
     max_accuracy_drop: float = 0.01
+    runtime: str | None = None  # onnxruntime on the boards; what their profiles say if not given
     precisions: tuple[str, ...] = ()  # none: those of a project without the key
     trust: bool = False
     command: str = "edgeml compile"
@@ -64,7 +65,8 @@ def compile_model(path: Path, registry: Registry, options: CompileOptions) -> di
     text = f"name: {name}\ndata: {{train: '-'}}\ncompile: {{max_accuracy_drop: {options.max_accuracy_drop}}}\n"
     project = parse_project(text, name=f"name {name!r}")
     boards = [Board(board=board) for board in options.boards]
-    chosen = project.compile.model_copy(update={"precisions": list(options.precisions)} if options.precisions else {})
+    chosen = project.compile.model_copy(update={"runtime": options.runtime})
+    chosen = chosen.model_copy(update={"precisions": list(options.precisions)} if options.precisions else {})
     project = project.model_copy(update={"devices": boards, "compile": chosen})
     summary: dict[str, Any] = _stages().compile_model(path, project, registry, options=options)
     return summary

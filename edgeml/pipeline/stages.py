@@ -10,7 +10,7 @@ from typing import Any
 from edgeml import convert, data, train, verify
 from edgeml.artifacts import FittedModel, ModelTask, OnnxModel, Rows
 from edgeml.errors import UserError
-from edgeml.files import Cache
+from edgeml.files import Cache, require_room
 from edgeml.graph import inputs as inputs_of
 from edgeml.graph import outputs as outputs_of
 from edgeml.graph import random_rows
@@ -18,11 +18,13 @@ from edgeml.pipeline.finish import Delivery, finish
 from edgeml.pipeline.plan import Plan, key, versions
 from edgeml.pipeline.prove import Desk, prove
 from edgeml.pipeline.run import BuildOptions, CompileOptions
+from edgeml.pipeline.runtimes import opset_of, runtimes_of
 from edgeml.pipeline.subject import CALIBRATION_ROWS, Reached, Stopwatch, Subject, gather_evidence, subject_of
 from edgeml.project import Project, Search
 from edgeml.registry import Registry
 from edgeml_runtime.wire.manifest import LABEL, PREDICTION, PROBABILITIES, SCORES
 
+ROOM = 4  # times a model's size: its variants, those in the bundle, those in the cache
 RANDOM_ROWS = 64  # rows made up for a finished model that came without any
 
 
@@ -68,6 +70,7 @@ def learn(plan: Plan, desk: Desk) -> tuple[FittedModel, OnnxModel]:
         watch.say(f"{fitted.estimator}: {dataset.metric} {best.score:.4f} ± {best.spread:.4f} over the folds")
     with watch.stage("convert"):
         model = cache.stage("convert", key(fitted.digest, versions()), lambda: convert.to_onnx(fitted))
+        model = convert.fit_runtimes(model, runtimes_of(project), opset=opset_of(project))
         watch.say(f"{len(model.data):,} bytes of ONNX, preprocessing inside")
     return fitted, model
 
@@ -87,11 +90,14 @@ def _search(project: Project) -> Search:
 def compile_model(path: Path, project: Project, registry: Registry, *, options: CompileOptions) -> dict[str, Any]:
     """Walk the finished model at `path` through the gates and return the summary of its release."""
     watch = Stopwatch(options.progress)
-    with watch.stage("convert"):
-        model = convert.read_model(path, trust=options.trust)
-        watch.say(f"{len(model.data):,} bytes of ONNX; " + ("; ".join(model.notes) or "taken as it is"))
-    subject = _finished_subject(model, project, options)
     folder = (options.output or Path(f"{project.name}-edgeml")).resolve()
+    if path.is_file():
+        require_room(folder, ROOM * path.stat().st_size, what=f"the release of {path.name}")
+    with watch.stage("convert"):
+        model = convert.read_model(path, trust=options.trust, runtimes=runtimes_of(project), opset=opset_of(project))
+        watch.say(f"{len(model.data):,} bytes of ONNX; " + ("; ".join(model.notes) or "taken as it is"))
+    require_room(folder, ROOM * len(model.data), what=f"the release of {path.name}")
+    subject = _finished_subject(model, project, options)
     proof = prove(model, subject, Desk(Cache(folder / "cache"), watch))
     return finish(proof, subject, Delivery(registry, folder, watch, options.command))
 
