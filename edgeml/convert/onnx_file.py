@@ -17,7 +17,7 @@ from onnx import ModelProto, TensorProto
 from edgeml import graph
 from edgeml.artifacts import OnnxModel
 from edgeml.convert.onnx_parity import ALLOWED, FLOAT16, Original, original, rerun, second_opinion
-from edgeml.convert.onnx_repair import complete, name_axes, refuse_hollow, repair
+from edgeml.convert.onnx_repair import complete, complete_from, name_axes, refuse_hollow, repair
 from edgeml.convert.onnx_source import read_source
 from edgeml.convert.onnx_versions import OLDEST_OPSET, restamp
 from edgeml.convert.trial import refuse_unbounded
@@ -70,6 +70,8 @@ def fit(model: OnnxModel, versions: Sequence[str], *, opset: int | None = None, 
     if (keep or before == (opset or row.opset)) and not _refusals(proto, versions, row):
         return model
     source = original(model.data, model)
+    if not source.rows and not _refusals(proto, versions, row):
+        return model  # nothing to compare with: it stays as it is
     for candidate in _stamped(proto, opset or row.opset):
         candidate.ir_version = min(candidate.ir_version, row.ir)
         data = candidate.SerializeToString(deterministic=True)
@@ -78,7 +80,7 @@ def fit(model: OnnxModel, versions: Sequence[str], *, opset: int | None = None, 
         after = protos.opset_imports(candidate).get("", before)
         note = () if after == before else (f"opset {before} rewritten as {after} for onnxruntime {row.version}",)
         return OnnxModel(data, model.source, (*note, *model.notes), model.features, model.classes)
-    why = "; ".join(_refusals(proto, versions, row)) or f"opset {opset} is not one it can be rewritten in"
+    why = "; ".join(_refusals(proto, versions, row)) or f"it cannot be rewritten in opset {opset or row.opset}"
     raise UnsupportedModel(
         f"the model does not run on onnxruntime {row.version}: {why}; update the board's onnxruntime"
     )
@@ -102,15 +104,17 @@ def _checked(proto: ModelProto, name: str, digest: str) -> OnnxModel:
         refuse_hollow(list(tensors(proto)))
         proto, notes = repair(proto)
         _refuse_values(proto)
-        notes += complete(proto)
     except UnsupportedModel as error:
         raise UnsupportedModel(f"{name}: {error}") from error
     found = refuse_bombs(proto, name)
     try:
-        model = graph.serialize(proto, source=digest)
+        notes += complete(proto)
+        model = OnnxModel(proto.SerializeToString(), digest)
         if not found.sure:
             refuse_unbounded(model.data, graph.random_rows(model, 1), name)
         source = _own_answers(raw, model)
+        complete_from(proto, source.answers)
+        model = graph.serialize(proto, source=digest)
         return _rewritten(graph.load(model), source, OnnxModel(model.data, digest, tuple(notes)))
     except UnsupportedModel as error:
         if str(error).startswith(name):
@@ -122,7 +126,7 @@ def _own_answers(raw: bytes, model: OnnxModel) -> Original:
     """Return the answers of the file as it is; of the repaired graph where the file gives none that can be compared."""
     try:
         source = original(raw, model)
-        if source.answers.keys() == {spec.name for spec in graph.outputs(model)}:
+        if source.answers.keys() == {value.name for value in graph.load(model).graph.output}:
             return source
     except UnsupportedModel:
         pass  # maps for outputs, a weight that is sparse: what was repaired was in the way

@@ -6,7 +6,7 @@ no inputs, maps matrices, nodes in order, names apart
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
@@ -156,7 +156,10 @@ def _without_zipmap(graph: GraphProto) -> list[str]:
 
 
 def complete(proto: ModelProto) -> list[str]:
-    """Give every output the type and shape that follow from the graph, where it says none or another one, in place."""
+    """Give every output the type and shape that follow from the graph, where it says none or another one, in place.
+
+    An output of which nothing follows stays bare.
+    """
     del proto.graph.value_info[:]  # every tool infers them again, and trusts what stands there
     found = {value.name: value for value in inferred(light(proto, open_axis=None)).output if _told(value)}
     bare = [value.name for value in proto.graph.output if not _told(value)]
@@ -165,10 +168,26 @@ def complete(proto: ModelProto) -> list[str]:
         if value.name in found and (value.name in bare or not _may_be(value, found[value.name])):
             wrong += [] if value.name in bare else [value.name]
             value.type.CopyFrom(found[value.name].type)
-    if unknown := [name for name in bare if name not in found]:
-        raise UnsupportedModel(f"its output {unknown[0]!r} has no shape, and none follows from its graph: export it so")
     notes = [f"{len(bare)} outputs had no shape: inferred"] if bare else []
     return notes + [f"output {name!r} was declared otherwise than it is: corrected" for name in wrong]
+
+
+def complete_from(proto: ModelProto, answers: Mapping[str, np.ndarray]) -> None:
+    """Give outputs that are still bare the type and rank that they had in `answers`, in place.
+
+    Raises UnsupportedModel, naming one, when there is no answer to go by.
+    """
+    for value in proto.graph.output:
+        if _told(value):
+            continue
+        if value.name not in answers:
+            raise UnsupportedModel(
+                f"its output {value.name!r} has no shape, and none follows from its graph: export it so"
+            )
+        answer = answers[value.name]
+        text = answer.dtype.kind in "OU"
+        kind = TensorProto.STRING if text else onnx.helper.np_dtype_to_tensor_dtype(answer.dtype)
+        value.type.CopyFrom(onnx.helper.make_tensor_type_proto(kind, [None] * answer.ndim))
 
 
 def _may_be(declared: onnx.ValueInfoProto, found: onnx.ValueInfoProto) -> bool:

@@ -21,9 +21,10 @@ from edgeml.errors import UnsupportedModel
 from edgeml_runtime.session import Session
 from edgeml_runtime.wire import DeviceError, tensors
 
-SECONDS = 30  # of processor time for one row: no board waits that long
+SECONDS = 10  # of processor time for one row: no board waits that long
 MEMORY = 4 << 30  # bytes, besides ten times the model's own: no board has more
 REFUSED, STARVED = 3, 4  # exit codes of the child
+SIGNS = ("bad_alloc", "allocate memory", "bfc_arena")  # onnxruntime, out of memory
 
 
 def refuse_unbounded(
@@ -65,14 +66,19 @@ def main(arguments: Sequence[str]) -> int:
     resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds) + 1))
     resource.setrlimit(resource.RLIMIT_DATA, (int(memory), int(memory)))
     try:
-        Session(Path(model)).run(tensors.unpack(Path(rows).read_bytes()))
-    except MemoryError:
-        return STARVED
-    except DeviceError as error:
-        line = " ".join(str(error).replace(model, "it").split())[:240]
-        print(line, file=sys.stderr)
-        return STARVED if "bad_alloc" in line or "allocate memory" in line else REFUSED
+        session = Session(Path(model))
+    except (MemoryError, DeviceError) as error:
+        print(" ".join(str(error).replace(model, "it").split())[:240], file=sys.stderr)
+        return STARVED if _starved(error) else REFUSED
+    try:
+        session.run(tensors.unpack(Path(rows).read_bytes()))
+    except (MemoryError, DeviceError) as error:
+        return STARVED if _starved(error) else 0  # rows that do not suit it ask for nothing
     return 0
+
+
+def _starved(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in SIGNS)
 
 
 if __name__ == "__main__":
