@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPECS := setup.cfg runtime/setup.cfg constraints.txt pyproject.toml runtime/pyproject.toml
 
-.PHONY: setup demo test bench docs clean help
+.PHONY: setup demo test runtimes bench docs clean help
 
 help:
 	@echo "make setup   create .venv with edgeml and edgeml-agent"
 	@echo "make demo    the whole loop on this machine, under two minutes"
 	@echo "make test    linters, types and every test (installs the tensorflow and mlflow extras)"
+	@echo "make runtimes   does what edgeml writes load on the oldest onnxruntime (in a throwaway environment)"
 	@echo "make docs    write docs/cli.md from the commands"
 	@echo "make bench   every script of benchmarks/, results in benchmarks/results"
 
@@ -23,6 +24,9 @@ test: $(VENV)/.tests
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+runtimes: $(VENV)/.tests
+	$(BIN)/python -m pytest -m runtimes tests/runtimes
 
 docs: setup
 	$(BIN)/python -m edgeml.cli.reference > docs/cli.md

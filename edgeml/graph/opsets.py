@@ -76,6 +76,7 @@ GAPS = (
     Gap("SwiGLU", 28, "", "Sigmoid and Mul"),
 )
 TREES_OF_FIVE = ("TreeEnsemble", "1.21")  # ai.onnx.ml 5 loads from 1.18 on, its one new operator later
+FUSED_PRODUCT = ("QLinearMatMul", 21, "1.20")  # what a MatMul between DequantizeLinear and QuantizeLinear is fused to
 EIGHT_BIT_BLOCKS = ("MatMulNBits", "1.22")  # of com.microsoft, with bits=8
 
 
@@ -139,6 +140,9 @@ def lacking(proto: ModelProto, version: str) -> list[str]:
         for gap in GAPS
         if gap.operator in plain and opset >= gap.opset and (not gap.mended or _key(row.version) < _key(gap.mended))
     ]
+    _, opset_lost, since = FUSED_PRODUCT
+    if opset >= opset_lost and _key(row.version) < _key(since) and _fused_products(proto):
+        found.append(f"no 8-bit MatMul at opset {opset}, which it makes of QDQ: use opset {opset_lost - 1}")
     operator, since = TREES_OF_FIVE
     if _key(row.version) < _key(since) and any(n.op_type == operator and n.domain == "ai.onnx.ml" for n in nodes):
         found.append(f"no {operator} before {since}: use TreeEnsembleRegressor or TreeEnsembleClassifier")
@@ -146,6 +150,19 @@ def lacking(proto: ModelProto, version: str) -> list[str]:
     if _key(row.version) < _key(since) and any(n.op_type == operator and attribute(n, "bits", 4) == 8 for n in nodes):
         found.append(f"no {operator} of 8 bits before {since}: use 4")
     return found
+
+
+def _fused_products(proto: ModelProto) -> bool:
+    """Say whether a MatMul of `proto` reads two dequantized tensors and is quantized at once."""
+    nodes = walk(proto.graph)
+    made = {name: node.op_type for node in nodes for name in node.output}
+    quantized = {node.input[0] for node in nodes if node.op_type == "QuantizeLinear"}
+    return any(
+        node.op_type == "MatMul"
+        and node.output[0] in quantized
+        and all(made.get(name) == "DequantizeLinear" for name in node.input)
+        for node in nodes
+    )
 
 
 def _key(version: str) -> tuple[int, ...]:
