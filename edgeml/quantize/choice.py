@@ -22,7 +22,7 @@ def suitable(proto: ModelProto) -> list[str]:
     """
     operators = Counter(node.op_type for node in proto.graph.node)
     wanted: list[str] = []
-    if operators.keys() & set(TREES):
+    if operators.keys() & set(TREES) or operators["TfIdfVectorizer"]:
         wanted.append("compact")
     if operators.keys() & {"LSTM", "GRU"}:
         wanted.append("dynamic")

@@ -8,7 +8,7 @@ from onnx import ModelProto
 
 from edgeml.artifacts import FP32
 from edgeml.errors import UserError
-from edgeml.quantize import dynamic, forest, prune
+from edgeml.quantize import dynamic, forest, prune, vocabulary
 from edgeml.quantize.choice import suitable
 from edgeml.quantize.equalize import equalized
 from edgeml.quantize.float16 import float16
@@ -113,6 +113,13 @@ RECIPES: dict[str, Recipe] = {
             "compact",
             forest.pruned,
             "tree ensembles whose least important subtrees became leaves, within the bound",
+            MIN_CALIBRATION_ROWS,
+        ),
+        Recipe(
+            vocabulary.NAME,
+            "compact",
+            vocabulary.pruned,
+            "text models without the words that decide least, within the bound",
             MIN_CALIBRATION_ROWS,
         ),
         Recipe(
