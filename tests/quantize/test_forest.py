@@ -33,7 +33,7 @@ def test_a_classifier_gets_smaller_and_keeps_its_accuracy_on_rows_that_were_not_
     estimator = CLASSIFIERS[name].fit(rows[:1200], target[:1200])
     model = convert(estimator, {"numeric": 64}, source=name)
     options = Options(metric="accuracy", task="classification", max_drop=0.04)
-    full, pruned = quantize(model, Rows({"numeric": rows[:1200]}, target[:1200]), ["compact"], options=options)
+    full, pruned = quantize(model, Rows({"numeric": rows[:1200]}, target[:1200]), ["forest-pruned"], options=options)
     assert pruned.recipe == "forest-pruned"
     assert len(pruned.model.data) < 0.95 * len(full.model.data)
     assert depth_of(pruned.model.data) < depth_of(full.model.data)
@@ -63,6 +63,6 @@ def test_what_cannot_lose_anything_is_skipped_with_the_share_that_stays():
     estimator = ensemble.GradientBoostingClassifier(n_estimators=2, max_depth=1, random_state=0).fit(rows, target)
     model = convert(estimator, {"numeric": 64}, source="stumps")
     options = Options(metric="accuracy", task="classification", max_drop=0.0)
-    made = quantize(model, Rows({"numeric": rows}, target), ["compact"], options=options)[1]
+    made = quantize(model, Rows({"numeric": rows}, target), ["forest-pruned"], options=options)[1]
     assert isinstance(made, Skipped)
     assert "of the bytes" in made.reason
