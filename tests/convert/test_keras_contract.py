@@ -1,13 +1,11 @@
 """Networks of every kind convert exactly or are refused with a reason, as docs/support-keras.md says."""
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
 from edgeml import convert, graph
-from edgeml.errors import MissingExtra
 from tests.convert.architectures import ARCHITECTURES, build
 from tests.convert.support_keras import outcome_of
 
@@ -15,15 +13,6 @@ pytestmark = pytest.mark.extras
 PAGE = Path(__file__).parents[2] / "docs" / "support-keras.md"
 ROW = re.compile(r"^\| (?P<name>[^|]+) \| (?P<result>exact|stated|refused) \| (?P<note>[^|]*) \|$", re.MULTILINE)
 TOLD = {found["name"]: found for found in ROW.finditer(PAGE.read_text())}
-
-
-@pytest.fixture(scope="module")
-def keras():
-    try:
-        convert.open_room("keras")
-    except MissingExtra as error:
-        pytest.skip(str(error))
-    return sys.modules["keras"]
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -9,19 +9,10 @@ import numpy as np
 import pytest
 
 from edgeml import convert
-from edgeml.errors import MissingExtra, UnsupportedModel, UserError
+from edgeml.errors import UnsupportedModel, UserError
 from edgeml_runtime.session import Session
 
 pytestmark = pytest.mark.extras
-
-
-@pytest.fixture(scope="module")
-def keras():
-    try:
-        convert.open_room("keras")
-    except MissingExtra as error:
-        pytest.skip(str(error))
-    return sys.modules["keras"]
 
 
 def shapes(model) -> list[tuple[str, tuple[int, ...]]]:
