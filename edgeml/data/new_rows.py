@@ -8,6 +8,7 @@ Columns are found by name, or by position in a file without a header; arrays by 
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,23 +19,26 @@ from edgeml.artifacts import Rows
 from edgeml.data import columns
 from edgeml.data.sources import SOURCES
 from edgeml.data.table import Table, read_records, read_table
-from edgeml.data.target import indices_of, look_up, values_of
+from edgeml.data.target import indices_of, values_of
+from edgeml.data.truth import Takes, truth_of
 from edgeml.errors import DataError, NotFound
 from edgeml.project import Read
-from edgeml_runtime.wire.manifest import CATEGORICAL, Feature, Manifest, TensorSpec
+from edgeml_runtime.wire.manifest import CATEGORICAL, Feature, TensorSpec
 
 SINGLE, LABELS = "x", "y"  # names in an .npz besides the model's own input names
 ARRAYS = (".npz", ".npy")
+PICKLE = b"\x80"  # the first byte of one
+MOST_BYTES = 8 << 30  # that an .npz may unpack to
 
 
-def read_rows(path: Path, manifest: Manifest, *, target: str | None = None) -> Rows:
+def read_rows(path: Path, manifest: Takes, *, target: str | None = None) -> Rows:
     """Return the rows in the file at `path` as the inputs of the model in `manifest`, with the target when it is there.
 
     The target column is `target`, or the one that the manifest names. Raises NotFound or DataError.
     """
     if not manifest.features or path.suffix in ARRAYS:
         rows, labels = _arrays(path, manifest.inputs)
-        return Rows(rows.inputs, None if labels is None else _labels(labels, manifest, path.name))
+        return Rows(rows.inputs, None if labels is None else truth_of(labels, manifest, path.name))
     table = _table(path, manifest.features)
     inputs, _ = columns.inputs_of(table, manifest.features)
     name = target or manifest.target
@@ -76,25 +80,50 @@ def _load(path: Path, inputs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise NotFound(f"no data at {path}: check the path")
     if path.suffix not in ARRAYS:
-        return {SINGLE: _numbers_in_order(path, inputs)}
+        return _numbers_in_order(path, inputs)
     try:
+        _refuse_bomb(path)
         loaded = np.load(path, allow_pickle=False)
         return {SINGLE: loaded} if path.suffix == ".npy" else {name: loaded[name] for name in loaded.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        if "Object arrays" in str(error) or path.read_bytes()[:1] == PICKLE:
+            raise DataError(
+                f"{path.name} holds Python objects (a pickle, which can run code): save numbers or plain text instead"
+            ) from error
         raise DataError(
             f"{path.name} is no {path.suffix} file that can be read: {error}; write it with numpy.save"
         ) from error
 
 
-def _numbers_in_order(path: Path, inputs: Sequence[TensorSpec]) -> np.ndarray:
-    """Return a delimited file as one matrix; a first line that is not all numbers is the header."""
+def _refuse_bomb(path: Path) -> None:
+    """Refuse an .npz that unpacks to more than a workstation holds."""
+    if path.suffix != ".npz" or not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as packed:
+        size = sum(entry.file_size for entry in packed.infolist())
+    if size > MOST_BYTES:
+        raise DataError(f"{path.name} unpacks to {size:,} bytes, {MOST_BYTES:,} at most are taken: give fewer rows")
+
+
+def _numbers_in_order(path: Path, inputs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
+    """Return a delimited file as one matrix; a first line that is not all numbers is the header.
+
+    A column called y or target, besides those that the model takes, is the truth.
+    """
     if len(inputs) != 1 or len(inputs[0].shape) != 2:
         shapes = ", ".join(f"{spec.name} {_shown(spec.shape)}" for spec in inputs)
         raise DataError(f"{path.name}: a table cannot feed a model that takes {shapes}; write an .npz with those names")
     first = read_records(path).rows[0]
-    values = pd.to_numeric(pd.Series(first, dtype=object), errors="coerce")
-    table = read_table(path, Read(header=bool(values.isna().any())))
-    return np.column_stack([columns.numbers(table, str(name)) for name in table.frame.columns])
+    heads = pd.to_numeric(pd.Series(first, dtype=object), errors="coerce")
+    table = read_table(path, Read(header=bool(heads.isna().any())))
+    names = [str(name) for name in table.frame.columns]
+    truth = next((name for name in (LABELS, "target") if name in names), None)
+    if truth is None or len(names) == inputs[0].shape[1]:
+        return {SINGLE: np.column_stack([columns.numbers(table, name) for name in names])}
+    marks, bad = columns.as_numbers(table, truth)
+    labels = np.array(table.frame[truth].tolist(), dtype=str) if bad.any() else marks
+    names.remove(truth)
+    return {SINGLE: np.column_stack([columns.numbers(table, name) for name in names]), LABELS: labels}
 
 
 def _fitted(array: np.ndarray, spec: TensorSpec, name: str) -> np.ndarray:
@@ -118,19 +147,6 @@ def _fitted(array: np.ndarray, spec: TensorSpec, name: str) -> np.ndarray:
     if array.dtype.kind == "f" and np.isinf(fitted).any():
         raise DataError(f"{name}: {spec.name} holds {int(np.isinf(fitted).sum())} infinite values; correct them")
     return fitted
-
-
-def _labels(labels: np.ndarray, manifest: Manifest, name: str) -> np.ndarray:
-    """Return `y` of an array file as a target: class names, or class indices when the names are other texts."""
-    if manifest.task == "regression":
-        return labels.astype(np.float32).reshape(len(labels))
-    if manifest.task == "tensor":
-        return labels
-    spelled = np.array([str(label) for label in labels], dtype=object)
-    indices = labels.dtype.kind in "iu" and not set(spelled) <= set(manifest.classes)
-    if indices and len(labels) and labels.min() >= 0 and labels.max() < len(manifest.classes):
-        return labels.astype(np.int64)
-    return look_up(spelled, manifest.classes, where=lambda row: f"{name}: y[{row}]")
 
 
 def _table(path: Path, features: Sequence[Feature]) -> Table:

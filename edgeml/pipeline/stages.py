@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from edgeml import convert, data, train, verify
-from edgeml.artifacts import FittedModel, ModelTask, OnnxModel, Rows
+from edgeml.artifacts import FittedModel, OnnxModel, Rows
 from edgeml.errors import UserError
 from edgeml.files import Cache, require_room
-from edgeml.graph import inputs as inputs_of
-from edgeml.graph import outputs as outputs_of
 from edgeml.graph import random_rows
 from edgeml.pipeline.finish import Delivery, finish
+from edgeml.pipeline.given import rows_given
 from edgeml.pipeline.plan import Plan, key, versions
 from edgeml.pipeline.prove import Desk, prove
 from edgeml.pipeline.run import BuildOptions, CompileOptions
@@ -22,7 +21,6 @@ from edgeml.pipeline.runtimes import opset_of, runtimes_of
 from edgeml.pipeline.subject import CALIBRATION_ROWS, Reached, Stopwatch, Subject, gather_evidence, subject_of
 from edgeml.project import Project, Search
 from edgeml.registry import Registry
-from edgeml_runtime.wire.manifest import LABEL, PREDICTION, PROBABILITIES, SCORES
 
 ROOM = 4  # times a model's size: its variants, those in the bundle, those in the cache
 RANDOM_ROWS = 64  # rows made up for a finished model that came without any
@@ -103,11 +101,11 @@ def compile_model(path: Path, project: Project, registry: Registry, *, options: 
 
 
 def _finished_subject(model: OnnxModel, project: Project, options: CompileOptions) -> Subject:
-    specs, names = inputs_of(model), {spec.name for spec in outputs_of(model)}
-    scored = LABEL in names and names & {PROBABILITIES, SCORES}
-    task: ModelTask = "classification" if scored else "regression" if PREDICTION in names else "tensor"
-    calibration = data.read_arrays(options.calibration, specs) if options.calibration else None
-    labelled = data.read_arrays(options.labels, specs) if options.labels else None
+    asked = project.compile.precisions
+    given = rows_given(
+        model, options.calibration, options.labels, precisions=[asked] if isinstance(asked, str) else asked
+    )
+    task, calibration, labelled = given.task, given.calibration, given.labelled
     held_out = labelled or calibration or Rows(random_rows(model, RANDOM_ROWS))
     note = () if labelled or calibration else (f"no data given: checked on {RANDOM_ROWS} seeded random rows",)
     return Subject(
