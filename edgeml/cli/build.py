@@ -66,7 +66,8 @@ def compile_(model: Path, registry_path: Path, as_json: bool, only_lint: bool, *
     .json and .ubj.
     """
     if only_lint:
-        show_findings(model, trust=given["trust"], as_json=as_json)
+        told = {name: given[name] for name in ("trust", "boards", "runtime")}
+        show_findings(model, as_json=as_json, **told)
         return
     from edgeml.pipeline.run import CompileOptions, compile_model
     from edgeml.registry import Registry
@@ -77,12 +78,12 @@ def compile_(model: Path, registry_path: Path, as_json: bool, only_lint: bool, *
     show_json(summary) if as_json else show_summary(summary)
 
 
-def show_findings(model: Path, *, trust: bool, as_json: bool) -> None:
+def show_findings(model: Path, *, as_json: bool, **told: Any) -> None:
     """Print the lint of `model`, a finding a line."""
     from edgeml.graph.lint import to_plain
     from edgeml.pipeline.examine import lint_model
 
-    found = lint_model(model, trust=trust)
+    found = lint_model(model, **told)
     if as_json:
         show_json({"model": str(model), "findings": to_plain(found)})
         return

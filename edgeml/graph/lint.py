@@ -1,12 +1,12 @@
 """What in a graph will be slow, large or unsupported on a board: a finding per line.
 
-OnnxModel -lint-> [Finding], one rule of RULES each; what a door repaired on the way in comes first
+OnnxModel, versions of onnxruntime -lint-> [Finding], one rule of RULES each; what a door repaired comes first
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,10 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from edgeml.artifacts import OnnxModel
+from edgeml.errors import UnsupportedModel
+from edgeml.graph.bounds import estimate
+from edgeml.graph.cost import cost
+from edgeml.graph.opsets import OLDEST, RUNTIMES, refusals
 from edgeml.graph.proto import attribute, load, opset_imports, walk
 
 LARGE = 1 << 20  # bytes of one constant
@@ -22,6 +26,10 @@ LOOPS = ("Loop", "Scan", "If")
 RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli")
 TEXT = ("StringNormalizer", "TfIdfVectorizer", "Tokenizer", "RegexFullMatch", "StringSplit", "StringConcat")
 ROW_NORMS = ("Softmax", "LogSoftmax")
+SAID = ("agrees", "onnx's reference", "not compared")  # notes of a door that tell of no repair
+MANY_STEPS = 2_000  # operator calls a row: about a millisecond each thousand on a workstation, ten on a Zero 2 W
+MANY_MACS = 300_000_000  # a row; a core of a Pi 4 does about 6 G a second at best
+MUCH_ALIVE = 32 << 20  # bytes of activations at one row
 
 
 @dataclass(frozen=True)
@@ -44,14 +52,17 @@ Found = Iterator[tuple[str, str]]  # where, message
 Rule = Callable[[ModelProto], Found]
 
 
-def lint(model: OnnxModel) -> list[Finding]:
-    """Return what is worth knowing before `model` goes to a board; the notes of its door first, as fixed."""
+def lint(model: OnnxModel, runtimes: Sequence[str] = ()) -> list[Finding]:
+    """Return what is worth knowing before `model` goes to a board; the notes of its door first, as fixed.
+
+    `runtimes` are the versions of onnxruntime on the boards; what one of them does not load is a warning.
+    """
     proto = load(model)
-    fixed = [Finding("info", "door", "", note, fixed=True) for note in model.notes]
+    fixed = [Finding("info", "door", "", note, fixed=not note.startswith(SAID)) for note in model.notes]
     found = [
         Finding(level, name, where, message) for name, (level, rule) in RULES.items() for where, message in rule(proto)
     ]
-    return [*fixed, *found]
+    return [*fixed, *found, *_runtimes(proto, runtimes)]
 
 
 def to_plain(findings: Iterable[Finding]) -> list[dict[str, Any]]:
@@ -72,7 +83,66 @@ def _loops(proto: ModelProto) -> Found:
         yield _where(node), "runs its body node by node at every step: export GRU, LSTM or RNN operators, or unroll it"
 
 
+def _steps(proto: ModelProto) -> Found:
+    try:
+        found = estimate(proto)
+    except UnsupportedModel:
+        return
+    if found.steps > MANY_STEPS:
+        yield found.loop, f"{found.steps:,} operator calls a row: about a microsecond each before any of them computes"
+
+
+def _work(proto: ModelProto) -> Found:
+    try:
+        found = cost(proto.SerializeToString())
+    except UnsupportedModel:
+        return
+    if found.macs > MANY_MACS:
+        yield "", f"{found.macs / 1e6:,.0f} M multiply-adds a row: a Pi 4 core does about 6,000 M a second at best"
+    if found.activation_bytes > MUCH_ALIVE:
+        yield "", f"{found.activation_bytes / 1e6:,.0f} MB of activations at one row, besides the weights"
+
+
+def _halves(proto: ModelProto) -> Found:
+    halves = [tensor for tensor in proto.graph.initializer if tensor.data_type == TensorProto.FLOAT16]
+    computed = [n for n in _nodes(proto, "Conv", "Gemm", "MatMul") if {t.name for t in halves} & set(n.input)]
+    if computed:
+        yield _where(computed[0]), "computes in float16, which CPUs do in float32 between casts: smaller, but slower"
+
+
+def _dynamic_integers(proto: ModelProto) -> Found:
+    for node in _nodes(proto, "ConvInteger"):
+        yield _where(node), "rounds its activations at every call: 2 to 20 times slower than float; quantize statically"
+
+
+def _fixed_rows(proto: ModelProto) -> Found:
+    for value in proto.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        if len(dims) > 1 and dims[0].dim_value > 1:
+            yield (
+                value.name,
+                f"takes exactly {dims[0].dim_value} rows: one row costs as much; open that axis",
+            )
+
+
+def _runtimes(proto: ModelProto, runtimes: Sequence[str]) -> list[Finding]:
+    """Return what each onnxruntime from the oldest supported one on, and those of the boards, would refuse."""
+    asked = dict.fromkeys(runtimes, "warning")
+    later = list(RUNTIMES)[list(RUNTIMES).index(OLDEST) :]
+    by_reason: dict[tuple[str, str], list[str]] = {}
+    for version in dict.fromkeys((*runtimes, *later)):
+        for why in refusals(proto, version):
+            by_reason.setdefault((asked.get(version, "info"), why), []).append(version)
+    return [
+        Finding("warning" if level == "warning" else "info", "runtime", f"onnxruntime {', '.join(versions)}", why)
+        for (level, why), versions in by_reason.items()
+    ]
+
+
 def _doubles(proto: ModelProto) -> Found:
+    wide = [value.name for value in proto.graph.input if value.type.tensor_type.elem_type == TensorProto.DOUBLE]
+    if wide:
+        yield wide[0], f"{len(wide)} float64 inputs: every row is sent and copied twice as wide; take float32"
     names = [tensor.name for tensor in proto.graph.initializer if tensor.data_type == TensorProto.DOUBLE]
     if names:
         yield names[0], f"{len(names)} float64 constants: twice the memory, half the speed; export it in float32"
@@ -232,4 +302,9 @@ RULES: dict[str, tuple[Literal["info", "warning"], Rule]] = {
     "size": ("warning", _size),
     "comments": ("info", _documentation),
     "index-width": ("info", _indices),
+    "steps": ("warning", _steps),
+    "work": ("info", _work),
+    "float16": ("info", _halves),
+    "dynamic-convolution": ("warning", _dynamic_integers),
+    "fixed-rows": ("warning", _fixed_rows),
 }

@@ -127,7 +127,7 @@ def refusals(proto: ModelProto, version: str) -> list[str]:
         )
         if stamp > most
     ]
-    return found + lacking(proto, version)
+    return found + (lacking(proto, version) if opsets.get("", 0) <= row.newest else [])
 
 
 def lacking(proto: ModelProto, version: str) -> list[str]:

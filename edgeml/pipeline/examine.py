@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from edgeml import convert, data, metrics, verify
 from edgeml.artifacts import Bundle, OnnxModel, Rows
+from edgeml.devices import find_board
 from edgeml.errors import DataError
 from edgeml.files import read_bundle, write_atomic
 from edgeml.graph.lint import Finding, lint
@@ -42,9 +43,16 @@ def verify_bundle(path: Path, rows_path: Path | None) -> dict[str, Any]:
     return {"model": manifest.model, "release": manifest.release, "verdict": verdict, "variants": found}
 
 
-def lint_model(path: Path, *, trust: bool = False) -> list[Finding]:
-    """Return what is worth knowing of the finished model at `path` before it goes to a board; nothing is written."""
-    return lint(convert.read_model(path, trust=trust))
+def lint_model(
+    path: Path, *, trust: bool = False, boards: Sequence[str] = (), runtime: str | None = None
+) -> list[Finding]:
+    """Return what is worth knowing of the finished model at `path` before it goes to `boards`; nothing is written.
+
+    `runtime` is the onnxruntime there, what their profiles say if not given.
+    """
+    named = [runtime or find_board(board).runtime for board in boards] or [runtime]
+    versions = [version for version in dict.fromkeys(named) if version]
+    return lint(convert.read_model(path, trust=trust, runtimes=versions), versions)
 
 
 def predict_rows(path: Path, data_path: Path, *, board: str = "") -> dict[str, Any]:
