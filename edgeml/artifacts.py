@@ -217,6 +217,8 @@ class Measurement:
     why: str  # what makes it invalid, or ""
     samples: tuple[float, ...] = ()  # a thinned sorted sample, for plots
     environment: Mapping[str, Any] = field(default_factory=dict)
+    # the whole document of edgeml_runtime.measure.Benchmark.plain(): intervals, time line, memory, operators, ...
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

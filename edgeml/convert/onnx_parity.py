@@ -21,7 +21,7 @@ from edgeml.artifacts import OnnxModel
 from edgeml.errors import UnsupportedModel
 from edgeml.graph.bounds import OPEN
 from edgeml.graph.proto import walk
-from edgeml_runtime.session import Session
+from edgeml_runtime.session import Session, Settings
 from edgeml_runtime.wire import DeviceError
 
 ROWS = 16
@@ -66,7 +66,7 @@ def original(data: bytes, model: OnnxModel) -> Original:
     Raises UnsupportedModel when it cannot be loaded, or answers one row twice differently.
     """
     try:
-        session = Session(data, optimize=False)
+        session = Session(data, Settings(graph_level="disabled"))
     except DeviceError as error:
         raise UnsupportedModel(f"cannot run on a device: {' '.join(str(error).split())[:240]}") from error
     why = ""
@@ -114,7 +114,8 @@ def apart(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> 
 def rerun(data: bytes, source: Original, *, optimize: bool) -> Distance:
     """Return how far the graph in `data` is from its file; infinitely where it does not run."""
     try:
-        return apart(Session(data, optimize=optimize).run(source.rows), source.answers)
+        settings = Settings(graph_level="all" if optimize else "disabled")
+        return apart(Session(data, settings).run(source.rows), source.answers)
     except DeviceError:
         return Distance(float("inf"), float("inf"))
 

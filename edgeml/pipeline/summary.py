@@ -93,6 +93,7 @@ def _variant(variant: Variant, proof: Proof) -> dict[str, Any]:
             "rows": parity.rows,
         },
         "host_latency_ms": _latency(proof.measurements[variant.recipe]),
+        "measurement": dict(proof.measurements[variant.recipe].details),
         "digest": variant.model.digest,
         "verdict": "pass" if verdict.passed else "fail",
         "reason": verdict.reason,

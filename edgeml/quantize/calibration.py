@@ -19,7 +19,7 @@ from onnx import ModelProto, TensorProto, helper
 from edgeml import graph
 from edgeml.artifacts import Rows
 from edgeml.errors import DataError
-from edgeml_runtime.session import Session
+from edgeml_runtime.session import Session, Settings
 
 Method = Literal["minmax", "percentile", "entropy", "mse"]
 MAX_ROWS = 2048  # min and max hardly move beyond, and every batch costs time
@@ -106,7 +106,7 @@ def _spread(rows: Rows, count: int | None) -> np.ndarray:
 
 def _ends(proto: ModelProto, rows: Rows, *, tensors: Sequence[str], how: tuple[int | None, int]) -> dict[str, Range]:
     max_rows, threads = how
-    session = Session(_reduced(proto, tensors).SerializeToString(), threads=threads)
+    session = Session(_reduced(proto, tensors).SerializeToString(), Settings(threads=threads))
     low, high = np.zeros(len(tensors)), np.zeros(len(tensors))
     start = 0
     for feeds in batches(proto, rows, max_rows):

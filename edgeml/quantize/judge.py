@@ -12,7 +12,7 @@ from edgeml.artifacts import Answers, OnnxModel, Rows
 from edgeml.metrics import METRICS, drop, evaluate
 from edgeml.quantize.calibration import batches
 from edgeml.quantize.recipe import Options
-from edgeml_runtime.session import Session
+from edgeml_runtime.session import Session, Settings
 from edgeml_runtime.wire.manifest import LABEL
 
 MAX_ROWS = 1024
@@ -69,7 +69,7 @@ class Judge:
         return name if labelled and np.isfinite(self._score(self._full)) else ""
 
     def _answers(self, data: bytes) -> Answers:
-        session = Session(data, threads=self._options.threads)
+        session = Session(data, Settings(threads=self._options.threads))
         parts = [session.run(feeds) for feeds in batches(self._proto, self._rows)]
         names = [spec.name for spec in session.outputs]
         scored = [n for n in names if parts[0][n].dtype.kind == "f" and n != LABEL] or names[:1]

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeml_runtime.errors import DeviceError
-from edgeml_runtime.session import Session
+from edgeml_runtime.session import Session, Settings
 from edgeml_runtime.slots import Slot
 from edgeml_runtime.wire import tensors
 from edgeml_runtime.wire.manifest import Bounds, ReleaseVariant
@@ -79,7 +79,7 @@ def check(slot: Path, variant: str, *, threads: int = 1) -> ProbeResult:
         if chosen is None:
             return ProbeResult(ok=False, reason="NoSuchVariant", detail=f"release {release.release} has no {variant!r}")
         start = time.perf_counter()
-        session = Session(Slot(slot).graph, threads=threads)
+        session = Session(Slot(slot).graph, Settings(threads=threads))
         load_ms = (time.perf_counter() - start) * 1e3
         inputs, wanted = _goldens(Slot(slot).goldens, variant)
         if not wanted or not inputs:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import onnxruntime
@@ -52,6 +53,34 @@ _REFUSALS: tuple[type[Exception], ...] = (
     ValueError,
 )
 
+_LEVELS = {
+    "disabled": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a session runs. The defaults are those of an agent: one thread, and nothing that burns an idle core.
+
+    `spinning`: idle threads of the pool wait busily: at 10 predictions a second 40 % of a core, for less latency.
+    `arena`: memory once asked for is kept for the next run. `prepacking`: a second, faster copy of the weights.
+    `profile` and `optimized` are paths to write to: onnxruntime's own profile (its prefix), the graph as it runs.
+    """
+
+    threads: int = 1
+    graph_level: Literal["disabled", "basic", "extended", "all"] = "all"
+    spinning: bool = False
+    arena: bool = True
+    prepacking: bool = True
+    profile: str = ""
+    optimized: str = ""
+
+
+DEFAULTS = Settings()
+
 
 def allowed_threads(threads: int) -> int:
     """Return `threads` within 1 and the cores this process may use (onnxruntime itself ignores cpusets)."""
@@ -61,13 +90,10 @@ def allowed_threads(threads: int) -> int:
 class Session:
     """A loaded model. `run` may be called by several threads at once, `predict` by one at a time."""
 
-    def __init__(self, path: str | Path | bytes, *, threads: int = 1, optimize: bool = True) -> None:
-        """Load the model at `path` (or in these bytes); raise ModelRefused when this device cannot.
-
-        Without `optimize` the operators run one by one as they are written, to compare rewritten graphs with.
-        """
-        self.threads = allowed_threads(threads)
-        self._session = _load(path, self.threads, optimize=optimize)
+    def __init__(self, path: str | Path | bytes, settings: Settings = DEFAULTS) -> None:
+        """Load the model at `path` (or in these bytes); raise ModelRefused when this device cannot."""
+        self.threads = allowed_threads(settings.threads)
+        self._session = _load(path, settings)
         self._symbols = {node.name: tuple(node.shape) for node in self._session.get_inputs()}
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
@@ -99,6 +125,10 @@ class Session:
         bound.buffer[...] = row
         bound.run()
         return dict(bound.outputs)
+
+    def end_profile(self) -> Path:
+        """Return the file of the profile that `Settings.profile` asked for; nothing more is recorded."""
+        return Path(self._session.end_profiling())
 
     def _predict_plainly(self, row: np.ndarray) -> dict[str, np.ndarray]:
         if len(self.inputs) != 1:
@@ -198,13 +228,18 @@ def _raw_call(session: Any, binding: Any) -> Callable[[], Any] | None:
     return call
 
 
-def _load(path: str | Path | bytes, threads: int, *, optimize: bool) -> Any:
+def _load(path: str | Path | bytes, settings: Settings) -> Any:
     options = onnxruntime.SessionOptions()
-    if not optimize:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    # an idle pool that spins takes 40 % of a core at 10 predictions a second
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.graph_optimization_level = _LEVELS[settings.graph_level]
+    options.intra_op_num_threads, options.inter_op_num_threads = allowed_threads(settings.threads), 1
+    options.enable_cpu_mem_arena = settings.arena
+    if settings.profile:
+        options.enable_profiling, options.profile_file_prefix = True, settings.profile
+    if settings.optimized:
+        options.optimized_model_filepath = settings.optimized
+    if not settings.prepacking:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings.spinning)))
     options.log_severity_level = 4  # what goes wrong is raised; a second line on stderr says it to nobody
     what = f"{len(path):,} bytes" if isinstance(path, bytes) else str(path)
     if not isinstance(path, bytes) and not Path(path).is_file():

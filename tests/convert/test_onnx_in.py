@@ -17,7 +17,7 @@ from edgeml.convert.onnx_parity import apart, original
 from edgeml.convert.trial import refuse_unbounded
 from edgeml.errors import UnsupportedModel
 from edgeml.graph.proto import opset_imports
-from edgeml_runtime.session import Session
+from edgeml_runtime.session import Session, Settings
 from tests import networks
 from tests.cli.conftest import Command, edgeml
 
@@ -90,7 +90,10 @@ def test_every_opset_comes_in_and_answers_as_before(name, tmp_path):
     written = opset_imports(graph.load(model))[""]
     assert written == 21, model.notes
     rows = graph.random_rows(model, 7)
-    found, wanted = Session(model.data).run(rows), Session(proto.SerializeToString(), optimize=False).run(rows)
+    found, wanted = (
+        Session(model.data).run(rows),
+        Session(proto.SerializeToString(), Settings(graph_level="disabled")).run(rows),
+    )
     assert apart(found, wanted).within(1e-5) and "agrees with the file" in " ".join(model.notes)
     assert [v.name for v in graph.load(model).graph.output] == ["y"]
 
@@ -102,7 +105,10 @@ def test_what_no_converter_rewrites_stays_as_it_is_when_boards_load_it(tmp_path)
     proto = a(node("Loop", ["trips", "", "x"], ["y"], body=loop), opset=12, trips=np.array(3))
     model = convert.read_model(write(proto, tmp_path))
     rows = graph.random_rows(model, 5)
-    found, wanted = Session(model.data).run(rows), Session(proto.SerializeToString(), optimize=False).run(rows)
+    found, wanted = (
+        Session(model.data).run(rows),
+        Session(proto.SerializeToString(), Settings(graph_level="disabled")).run(rows),
+    )
     assert apart(found, wanted).within(1e-5)
 
 
@@ -207,7 +213,7 @@ def test_the_answers_of_a_file_are_those_without_optimisations():
     model = networks.a_conv_net()
     source = original(model.data, model)
     assert source.count == 16 and np.array_equal(
-        source.answers["scores"], Session(model.data, optimize=False).run(source.rows)["scores"]
+        source.answers["scores"], Session(model.data, Settings(graph_level="disabled")).run(source.rows)["scores"]
     )
 
 

@@ -5,26 +5,39 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeml_runtime.errors import AgentRefused
+from edgeml_runtime.errors import AgentRefused, ModelRefused
 from edgeml_runtime.measure import (
-    KEPT_SAMPLES,
+    SCENARIOS,
+    Conditions,
     Plan,
-    _doubts,
+    Scenario,
+    benchmark,
+    bootstrap,
+    cold_start,
+    conditions,
     confidence_of_median,
     environment,
     hardware,
     measure,
+    operators,
     refuse_architecture,
 )
-from edgeml_runtime.session import Session
+from edgeml_runtime.measure.doubts import Evidence, doubts
+from edgeml_runtime.measure.timing import KEPT_SAMPLES
+from edgeml_runtime.session import Session, Settings
 
 SHORT = Plan(warmup_s=0.01, min_s=0.05, min_count=100, max_s=1.0)
 ROW = {"numeric": np.ones((1, 64), np.float32)}
@@ -86,25 +99,61 @@ def test_the_interval_lies_around_the_middle(samples: list[float]) -> None:
     assert min(samples) <= low <= high <= max(samples)
 
 
-QUIET = {"cores": 4, "affinity": [0, 1, 2, 3], "load_average": 0.1, "running": 1}
+QUIET = {"running_others": 0.0, "steal": 0.0, "swapped_pages": 0, "throttled": 0}
 
 
 @pytest.mark.parametrize(
     ("median", "change", "why"),
     [
         ((1.0, 0.99, 1.01), {}, ""),
-        ((1.0, 0.99, 1.01), {"running": 5}, ""),
-        ((1.0, 0.99, 1.01), {"running": 13}, "3.0 other tasks per core want to run (at most 1): quieten the machine"),
-        ((1.0, 0.99, 1.01), {"throttled": 0x5}, "throttled (get_throttled 0x5): check power supply and cooling"),
+        ((1.0, 0.99, 1.01), {"running_others": 4.0}, ""),
+        (
+            (1.0, 0.99, 1.01),
+            {"running_others": 12.0},
+            "3.0 other tasks per core want to run (at most 1): quieten the machine",
+        ),
+        (
+            (1.0, 0.99, 1.01),
+            {"throttled": 0x5},
+            "throttled (get_throttled 0x5: under-voltage, throttled): check power supply and cooling",
+        ),
         ((1.0, 0.99, 1.01), {"throttled": 0x50000}, ""),  # once since boot, not now
+        (
+            (1.0, 0.99, 1.01),
+            {"steal": 0.2},
+            "the hypervisor took 20% of the processors (at most 5%): take a quieter host",
+        ),
+        ((1.0, 0.99, 1.01), {"swapped_pages": 999}, "999 pages were swapped (at most 256): free some memory"),
+        ((1.0, 0.99, 1.01), {"frequency_khz_min": 1_790_000, "frequency_khz_max": 1_800_000}, ""),
+        (
+            (1.0, 0.99, 1.01),
+            {"frequency_khz_min": 600_000, "frequency_khz_max": 1_800_000},
+            "the clock moved between 600 and 1800 MHz: fix the governor (performance), cool it",
+        ),
         ((1.0, 0.8, 1.1), {}, "the median's interval is 30% of it (at most 20%): measure for longer"),
     ],
 )
 def test_what_spoils_a_measurement_is_named(
-    median: tuple[float, float, float], change: dict[str, int], why: str
+    median: tuple[float, float, float], change: dict[str, float], why: str
 ) -> None:
-    facts = QUIET | change
-    assert _doubts(median, facts, facts) == why
+    assert doubts(Evidence(median=median, facts=QUIET | change, cores=4)) == why
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"held": 0.5}, "the processor was taken away for 50% of the time (at most 10%): quieten the machine"),
+        ({"late": 0.3}, "30% of the queries had to wait for the one before: ask less often, or for less"),
+        ({"settled": False}, "still getting faster or slower after the longest warm-up: warm up for longer"),
+    ],
+)
+def test_what_the_run_itself_showed_spoils_it_too(change: dict[str, Any], why: str) -> None:
+    assert doubts(Evidence(median=(1.0, 0.99, 1.01), facts=QUIET, cores=4, **change)) == why
+
+
+def test_several_doubts_are_all_said() -> None:
+    why = doubts(Evidence(median=(1.0, 0.5, 1.5), facts={"throttled": 1}, cores=1))
+    assert why.count(";") == 1 and "under-voltage" in why and "interval" in why
 
 
 def test_the_environment_is_what_the_machine_says() -> None:
@@ -144,3 +193,150 @@ def test_32_bit_arm_is_refused_in_one_sentence(machine: str) -> None:
 @pytest.mark.parametrize("machine", ["aarch64", "x86_64", ""])
 def test_64_bit_machines_are_taken(machine: str) -> None:
     refuse_architecture(machine)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_every_scenario_times_its_queries(models: SimpleNamespace, scenario: Scenario) -> None:
+    timing = measure(Session(models.mlp()), ROW, replace(SHORT, scenario=scenario, rate_hz=500.0))
+    rows = {"single-stream": 1, "multi-stream": 8, "offline": 64, "paced": 1}[scenario]
+    assert (timing.scenario, timing.rows) == (scenario, rows)
+    assert timing.rows_per_s == pytest.approx(rows * 1e3 / timing.mean_ms, rel=1e-6)
+    assert timing.n >= SHORT.min_count
+
+
+def test_a_model_of_one_fixed_row_answers_a_larger_query_row_by_row(models: SimpleNamespace) -> None:
+    calls = []
+
+    class Counting(Session):
+        def predict(self, row: np.ndarray) -> dict[str, np.ndarray]:
+            calls.append(len(row))
+            return super().predict(row)
+
+    timing = measure(Counting(models.mlp(rows=1)), ROW, replace(SHORT, scenario="multi-stream", rows=5))
+    assert timing.rows == 5
+    assert set(calls) == {1} and len(calls) % 5 == 0
+
+
+def test_paced_queries_keep_their_rate_and_overload_is_said(models: SimpleNamespace) -> None:
+    plan = Plan(warmup_s=0.02, min_s=0.5, min_count=1, max_s=0.5, scenario="paced", rate_hz=50.0)
+    assert 20 <= measure(Session(models.mlp()), ROW, plan).n <= 30
+    hurried = measure(Session(models.mlp()), ROW, replace(plan, rate_hz=10_000_000.0))
+    assert not hurried.valid and "had to wait for the one before" in hurried.why
+
+
+def test_intervals_hold_their_quantiles_and_a_time_line_covers_the_run(models: SimpleNamespace) -> None:
+    timing = measure(Session(models.mlp()), ROW, SHORT)
+    for name, value in {"p50": timing.p50_ms, "p90": timing.p90_ms, "p99": timing.p99_ms}.items():
+        low, high = timing.intervals_ms[name]
+        assert low <= value <= high
+    assert [point[0] for point in timing.series] == sorted(point[0] for point in timing.series)
+    assert len(timing.readings) >= 3  # before the warm-up, after it, after a stretch
+
+
+def test_a_bootstrap_interval_covers_the_true_quantile() -> None:
+    rng = np.random.default_rng(3)
+    inside = 0
+    for seed in range(100):
+        ((low, high),) = bootstrap(rng.exponential(1.0, 2000), [0.9], seed)
+        inside += low <= np.log(10) <= high
+    assert inside >= 88
+
+
+def test_a_machine_under_load_makes_a_run_invalid(models: SimpleNamespace) -> None:
+    """Twice as many busy loops as this process has cores: the timing goes on, and is not believed."""
+    burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3 * (os.cpu_count() or 1))]
+    try:
+        timing = measure(Session(models.mlp()), ROW, Plan(warmup_s=0.05, min_s=1.0, max_s=2.0))
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
+    assert not timing.valid
+    assert "quieten the machine" in timing.why
+
+
+@pytest.fixture
+def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is read in place of /sys."""
+    for name in ("CPU", "FIRMWARE", "RAPL", "METERS"):
+        monkeypatch.setattr(conditions, name, tmp_path / getattr(conditions, name).relative_to("/sys"))
+    return tmp_path
+
+
+def test_energy_is_read_where_there_is_a_counter_or_a_meter(board: Path) -> None:
+    watched = Conditions()
+    assert watched.joules() is None
+    counter = board / "class/powercap/intel-rapl:0/energy_uj"
+    counter.parent.mkdir(parents=True)
+    counter.write_text("1000000\n")
+    watched = Conditions()
+    watched.look()
+    counter.write_text("3500000\n")
+    watched.look()
+    assert watched.joules() == pytest.approx(2.5)
+    counter.write_text("12\n")  # wrapped around
+    watched.look()
+    assert watched.joules() is None
+
+
+def test_a_meter_on_the_board_gives_power_times_time(board: Path) -> None:
+    power = board / "class/hwmon/hwmon3/power1_input"
+    power.parent.mkdir(parents=True)
+    power.write_text("4200000\n")
+    watched = Conditions()
+    watched.look()
+    time.sleep(0.05)
+    watched.look()
+    seconds = watched.readings[-1].at_s - watched.readings[1].at_s
+    assert watched.joules() == pytest.approx(4.2 * seconds)
+
+
+def test_clock_and_firmware_bits_are_watched_along_the_run(board: Path) -> None:
+    for core in os.sched_getaffinity(0):
+        (board / f"devices/system/cpu/cpu{core}/cpufreq").mkdir(parents=True)
+    clock = board / f"devices/system/cpu/cpu{max(os.sched_getaffinity(0))}/cpufreq/scaling_cur_freq"
+    bits = board / "devices/platform/soc/soc:firmware/get_throttled"
+    bits.parent.mkdir(parents=True)
+    bits.write_text("0\n")
+    clock.write_text("600000\n")  # asleep, before the run
+    watched = Conditions()
+    for khz, throttled in ((1_800_000, "0"), (1_800_000, "2"), (1_200_000, "50006")):
+        clock.write_text(f"{khz}\n")
+        bits.write_text(throttled)
+        watched.look()
+    facts = watched.facts()
+    assert (facts["frequency_khz_min"], facts["frequency_khz_max"]) == (1_200_000, 1_800_000)
+    assert facts["throttled"] == 0x50006
+    assert [reading.get("throttled") for reading in watched.series()] == [0, 0, 2, 0x50006]
+
+
+def test_a_cold_start_is_a_real_process(models: SimpleNamespace) -> None:
+    found = cold_start(models.mlp(), ROW, starts=1)
+    assert min(found.process_ms, found.import_ms, found.session_ms, found.first_ms) > 0
+    assert found.peak_mb >= found.steady_mb > found.anonymous_mb > 1
+    assert found.steady_mb > found.bare_mb
+
+
+def test_a_cold_start_takes_strings_and_says_what_a_bad_model_is(models: SimpleNamespace) -> None:
+    feeds = {"numeric": np.ones((1, 2), np.float32), "categorical": np.array([["red"]], object)}
+    assert cold_start(models.colours(), feeds, starts=1).first_ms > 0
+    with pytest.raises(ModelRefused, match=r"a new process cannot answer: .*not a model"):
+        cold_start(b"not a model", ROW, starts=1)
+
+
+def test_operators_are_those_that_run_and_the_graph_is_left_behind(models: SimpleNamespace, tmp_path: Path) -> None:
+    found = operators(models.mlp(), ROW, runs=5, optimized=tmp_path / "optimized.onnx")
+    assert all(entry.runs == 5 and entry.ms >= entry.fast_ms >= 0 for entry in found)
+    assert any("Gemm" in entry.operator for entry in found)
+    first = found[0]
+    assert first.shapes[0] == ("float", (1, 64)) and first.inputs >= 1
+    Session(tmp_path / "optimized.onnx", Settings(graph_level="disabled"))
+
+
+def test_a_benchmark_becomes_one_json_document(models: SimpleNamespace) -> None:
+    document = benchmark(models.mlp(), ROW, SHORT, starts=1, profile=True).plain()
+    assert json.loads(json.dumps(document)) is not None
+    assert document["memory_mb"].keys() == {"peak", "steady", "anonymous", "bare"}
+    assert document["cold_start"]["starts"] == 1
+    assert document["settings"]["threads"] == 1
+    assert sum(node["ms"] for node in document["operators"]) > 0

@@ -1,0 +1,47 @@
+"""Benchmarks that cannot be fooled: what a model takes on this machine, and what the machine was doing meanwhile.
+
+    Session x inputs x Plan -measure-> Timing        one scenario, timed until it can be believed
+    file x inputs -benchmark-> Benchmark             all of it, as one document
+    file x inputs -cold_start-> ColdStart            a process's first inference, and its memory
+    file x inputs -operators-> tuple[OperatorTime]   where the time goes, from the runtime's own profile
+
+The same code runs on the workstation and on the board. What the machine does not tell is absent,
+never guessed, and a timing that cannot be trusted says so and why.
+"""
+
+from edgeml_runtime.measure.benchmark import Benchmark, benchmark
+from edgeml_runtime.measure.cold import ColdStart, cold_start
+from edgeml_runtime.measure.conditions import (
+    THROTTLED_NOW,
+    Conditions,
+    Reading,
+    environment,
+    hardware,
+    refuse_architecture,
+)
+from edgeml_runtime.measure.operators import OperatorTime, operators
+from edgeml_runtime.measure.statistics import bootstrap, confidence_of_median
+from edgeml_runtime.measure.timing import QUANTILES, SCENARIOS, Plan, Scenario, Timing, measure
+
+__all__ = [
+    "QUANTILES",
+    "SCENARIOS",
+    "THROTTLED_NOW",
+    "Benchmark",
+    "ColdStart",
+    "Conditions",
+    "OperatorTime",
+    "Plan",
+    "Reading",
+    "Scenario",
+    "Timing",
+    "benchmark",
+    "bootstrap",
+    "cold_start",
+    "confidence_of_median",
+    "environment",
+    "hardware",
+    "measure",
+    "operators",
+    "refuse_architecture",
+]

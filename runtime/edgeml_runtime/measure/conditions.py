@@ -1,0 +1,244 @@
+"""What the machine is: its processor and memory. What it was doing before, during and after a run: `Conditions`.
+
+A reading costs some tens of microseconds of files under /proc and /sys, and is taken between timed
+stretches, never within one. `scaling_cur_freq` is the kernel's wish: on a Raspberry Pi with too little
+voltage the core runs slower than it says, so the firmware's throttle bits are read beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeml_runtime.errors import AgentRefused
+from edgeml_runtime.session import VERSION
+
+THROTTLED_NOW = 0xF  # bits 0-3 of get_throttled: under-voltage, capped, throttled, soft limit; 16-19 are history
+SYS = Path("/sys")
+CPU = SYS / "devices/system/cpu"
+FIRMWARE = SYS / "devices/platform/soc/soc:firmware/get_throttled"
+RAPL, METERS = SYS / "class/powercap", SYS / "class/hwmon"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """One look at the machine. Counters (ticks, pages) grow since boot; what cannot be read is None."""
+
+    at_s: float  # time.monotonic()
+    wall_s: float  # time.time(), to notice a clock that jumps
+    running: int | None  # tasks that run or want to, now, this one included
+    busy_ticks: int | None  # of all cores, this process included
+    steal_ticks: int | None  # that the hypervisor gave to others
+    all_ticks: int | None
+    swapped_pages: int | None  # in and out
+    frequency_khz: int | None  # of the slowest core
+    temperature_c: float | None
+    throttled: int | None  # the firmware's bits
+    energy_uj: int | None  # that the processor's packages have used (RAPL), wraps around
+    power_uw: int | None  # that a meter on the board reads now (hwmon: INA219, INA3221, ...)
+
+
+class Conditions:
+    """Readings along a run: `look` between its stretches, `facts` at its end."""
+
+    def __init__(self) -> None:
+        self.readings = [look()]
+
+    def look(self) -> None:
+        self.readings.append(look())
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the readings say of the time between the first and the last, JSON values only."""
+        first, last = self.readings[0], self.readings[-1]
+        clocks = [r.frequency_khz for r in self.readings[1:] if r.frequency_khz]  # before it, the core slept
+        facts: dict[str, Any] = {
+            "running_others": _median([r.running - 1 for r in self.readings if r.running is not None]),
+            "steal": _share(first, last),
+            "swapped_pages": _difference(first.swapped_pages, last.swapped_pages),
+            "frequency_khz_min": min(clocks, default=None),
+            "frequency_khz_max": max(clocks, default=None),
+            "temperature_c_max": max((r.temperature_c for r in self.readings if r.temperature_c), default=None),
+            "throttled": _any_bits([r.throttled for r in self.readings if r.throttled is not None]),
+            "clock_jump_s": round((last.wall_s - first.wall_s) - (last.at_s - first.at_s), 3),
+        }
+        return {name: value for name, value in facts.items() if value is not None}
+
+    def joules(self) -> float | None:
+        """Return the energy used between the second reading and the last; None where nothing measures it.
+
+        Of the processor's packages where they count it, else what a meter read times the time. A counter that wrapped
+        around gives None: the run is shorter than nobody knows how many turns.
+        """
+        first, last = self.readings[min(1, len(self.readings) - 1)], self.readings[-1]
+        if (used := _difference(first.energy_uj, last.energy_uj)) is not None:
+            return used / 1e6 if used > 0 else None
+        watts = [reading.power_uw / 1e6 for reading in self.readings[1:] if reading.power_uw is not None]
+        return float(np.mean(watts)) * (last.at_s - first.at_s) if watts else None
+
+    def series(self) -> list[dict[str, Any]]:
+        """Return every reading as plain values, `at_s` from the first, unknown ones left out."""
+        start = self.readings[0].at_s
+        plain = [asdict(reading) | {"at_s": round(reading.at_s - start, 3)} for reading in self.readings]
+        kept = ("at_s", "running", "frequency_khz", "temperature_c", "throttled")
+        return [{name: reading[name] for name in kept if reading[name] is not None} for reading in plain]
+
+
+def look() -> Reading:
+    """Return what can be read here at this moment."""
+    ticks = _ticks()
+    return Reading(
+        at_s=time.monotonic(),
+        wall_s=time.time(),
+        running=_running_tasks(),
+        busy_ticks=ticks.get("busy"),
+        steal_ticks=ticks.get("steal"),
+        all_ticks=ticks.get("all"),
+        swapped_pages=_swapped(),
+        frequency_khz=_slowest_core(),
+        temperature_c=_temperature(),
+        throttled=_throttle_bits(),
+        energy_uj=_total(RAPL.glob("intel-rapl:?/energy_uj")),
+        power_uw=_total(METERS.glob("hwmon*/power1_input")),
+    )
+
+
+def environment() -> dict[str, Any]:
+    """Return what can be read here of the processor, its clock, heat and load."""
+    facts: dict[str, Any] = {
+        "cpu_model": _cpu_model(),
+        "cores": os.cpu_count(),
+        "affinity": sorted(os.sched_getaffinity(0)),
+        "load_average": os.getloadavg()[0],
+        "running": _running_tasks(),
+        "governor": _read(CPU / "cpu0/cpufreq/scaling_governor"),
+        "frequency_khz": _number(_read(CPU / "cpu0/cpufreq/scaling_cur_freq")),
+        "temperature_c": _temperature(),
+        "throttled": _throttled(),
+        "onnxruntime": VERSION,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "kernel": platform.release(),
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def hardware() -> dict[str, str]:
+    """Return what this device is, for its reports: board, processor, memory, kernel."""
+    memory = next((line.split()[1] for line in _read_lines("/proc/meminfo") if line.startswith("MemTotal:")), None)
+    facts = {
+        "board": _read("/proc/device-tree/model"),
+        "cpu_model": _cpu_model(),
+        "machine": platform.machine(),
+        "cores": str(os.cpu_count()),
+        "memory_bytes": str(int(memory) * 1024) if memory else None,
+        "kernel": platform.release(),
+        "onnxruntime": VERSION,
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def refuse_architecture(machine: str = "") -> None:
+    """Raise AgentRefused on 32-bit ARM (of this machine by default), for which there is no onnxruntime."""
+    machine = machine or platform.machine()
+    if machine.startswith(("armv6", "armv7")) or machine == "armhf":
+        raise AgentRefused(f"{machine} is 32-bit and onnxruntime is 64-bit only: install a 64-bit system (aarch64)")
+
+
+def _cpu_model() -> str | None:
+    lines = _read_lines("/proc/cpuinfo")
+    return next((line.split(":", 1)[1].strip() for line in lines if line.lower().startswith("model name")), None)
+
+
+def _running_tasks() -> int | None:
+    """Return how many tasks run or want to, now: the load average forgets too slowly for a second's measurement."""
+    fields = (_read("/proc/loadavg") or "").split()
+    return int(fields[3].split("/")[0]) if len(fields) > 3 else None
+
+
+def _ticks() -> Mapping[str, int]:
+    """Return the clock ticks of all cores since boot, from the first line of /proc/stat (man 5 proc_stat)."""
+    fields = next(iter(_read_lines("/proc/stat")), "").split()[1:9]
+    if len(fields) < 8 or not all(field.isdigit() for field in fields):
+        return {}
+    user, nice, system, idle, iowait, irq, softirq, steal = map(int, fields)
+    busy = user + nice + system + irq + softirq
+    return {"busy": busy, "steal": steal, "all": busy + idle + iowait + steal}
+
+
+def _swapped() -> int | None:
+    pairs = dict(line.split()[:2] for line in _read_lines("/proc/vmstat") if line.startswith(("pswpin ", "pswpout ")))
+    return sum(map(int, pairs.values())) if pairs else None
+
+
+def _slowest_core() -> int | None:
+    clocks = [_number(_read(CPU / f"cpu{core}/cpufreq/scaling_cur_freq")) for core in os.sched_getaffinity(0)]
+    return min((clock for clock in clocks if clock), default=None)
+
+
+def _temperature() -> float | None:
+    milli = _number(_read("/sys/class/thermal/thermal_zone0/temp"))
+    return None if milli is None else milli / 1000
+
+
+def _throttle_bits() -> int | None:
+    """Return the firmware's bits where the kernel has them in a file: asking the firmware takes a process."""
+    text = _read(FIRMWARE)
+    return int(text, 16) if text else None
+
+
+def _throttled() -> int | None:
+    """Return the firmware's throttle bits, where there is a Raspberry Pi's file or `vcgencmd` to ask."""
+    program = shutil.which("vcgencmd")
+    if (bits := _throttle_bits()) is not None or program is None:
+        return bits
+    done = subprocess.run([program, "get_throttled"], capture_output=True, text=True, timeout=5, check=False)
+    _, _, value = done.stdout.strip().partition("=")
+    return int(value, 16) if done.returncode == 0 and value else None
+
+
+def _total(files: Iterable[Path]) -> int | None:
+    numbers = [number for file in files if (number := _number(_read(file))) is not None]
+    return sum(numbers) if numbers else None
+
+
+def _share(first: Reading, last: Reading) -> float | None:
+    """Return the share of processor time that the hypervisor took between two readings."""
+    stolen, passed = _difference(first.steal_ticks, last.steal_ticks), _difference(first.all_ticks, last.all_ticks)
+    return round(stolen / passed, 4) if stolen is not None and passed else None
+
+
+def _difference(before: int | None, after: int | None) -> int | None:
+    return None if before is None or after is None else after - before
+
+
+def _any_bits(bits: list[int]) -> int | None:
+    return None if not bits else int(np.bitwise_or.reduce(bits))
+
+
+def _median(values: list[int]) -> float | None:
+    return float(np.median(values)) if values else None
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.lstrip("-").isdigit() else None
+
+
+def _read(path: str | Path) -> str | None:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip("\0\n ") or None
+    except OSError:
+        return None  # not every machine tells
+
+
+def _read_lines(path: str) -> list[str]:
+    return (_read(path) or "").splitlines()

@@ -1,0 +1,55 @@
+"""The child of `cold_start`: loads a model, answers, prints as JSON what each step took and the memory it holds."""
+
+from __future__ import annotations
+
+import time
+
+BEGUN = time.time()  # before anything heavy is imported
+
+import importlib  # noqa: E402
+import json  # noqa: E402
+import resource  # noqa: E402
+import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+STEADY_RUNS = 20
+
+
+def main(model: str, rows: str, settings: str) -> dict[str, float]:
+    """Return milliseconds of import, session and first answer, megabytes before and after, and the start's clock."""
+    clock = [time.perf_counter()]
+    session_module = importlib.import_module("edgeml_runtime.session")
+    numpy = importlib.import_module("numpy")
+    clock.append(time.perf_counter())
+    with numpy.load(rows) as file:
+        feeds = {name: file[name].astype(object) if file[name].dtype.kind == "U" else file[name] for name in file}
+    bare = _memory()["Rss"]
+    clock.append(time.perf_counter())
+    session = session_module.Session(model, session_module.Settings(**json.loads(settings)))
+    clock.append(time.perf_counter())
+    session.run(feeds)
+    clock.append(time.perf_counter())
+    for _ in range(STEADY_RUNS):
+        session.run(feeds)
+    memory = _memory()
+    return {
+        "process_ms": BEGUN,
+        "import_ms": (clock[1] - clock[0]) * 1e3,
+        "session_ms": (clock[3] - clock[2]) * 1e3,
+        "first_ms": (clock[4] - clock[3]) * 1e3,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
+        "steady_mb": memory["Rss"],
+        "anonymous_mb": memory["Anonymous"],
+        "bare_mb": bare,
+    }
+
+
+def _memory() -> dict[str, float]:
+    """Return resident and anonymous megabytes of this process (man 5 proc_pid_smaps)."""
+    lines = Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines()[1:]
+    fields = (line.split() for line in lines)
+    return {field[0].removesuffix(":"): int(field[1]) * 1024 / 1e6 for field in fields}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(*sys.argv[1:4])))
