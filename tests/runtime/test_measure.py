@@ -34,6 +34,7 @@ from edgeml_runtime.measure import (
     measure,
     operators,
     refuse_architecture,
+    versus,
 )
 from edgeml_runtime.measure.doubts import Evidence, doubts
 from edgeml_runtime.measure.timing import KEPT_SAMPLES
@@ -340,3 +341,19 @@ def test_a_benchmark_becomes_one_json_document(models: SimpleNamespace) -> None:
     assert document["cold_start"]["starts"] == 1
     assert document["settings"]["threads"] == 1
     assert sum(node["ms"] for node in document["operators"]) > 0
+
+
+def test_a_comparison_in_turns_finds_the_slower_of_two(models: SimpleNamespace) -> None:
+    small, large = Session(models.mlp(hidden=8)), Session(models.mlp(hidden=2048))
+    found = versus((small, ROW), (large, ROW), replace(SHORT, min_s=0.3, max_s=1.0))
+    assert found.ratio95[0] <= found.ratio <= found.ratio95[1]
+    assert found.ratio95[0] > 1.2
+    assert replace(found, valid=True).verdict("small", "large").startswith("small is faster: large takes")
+    assert replace(found, valid=False, why="too warm").verdict() == "no verdict: too warm"
+
+
+def test_a_model_is_as_fast_as_itself(models: SimpleNamespace) -> None:
+    first, second = Session(models.mlp()), Session(models.mlp())
+    found = versus((first, ROW), (second, ROW), replace(SHORT, min_s=0.5, max_s=1.0))
+    assert 0.8 < found.ratio < 1.25
+    assert found.pairs >= 30

@@ -2,6 +2,7 @@
 
     Session x inputs x Plan -measure-> Timing        one scenario, timed until it can be believed
     file x inputs -benchmark-> Benchmark             all of it, as one document
+    two sessions -versus-> Versus                    which is faster, measured in turns
     file x inputs -cold_start-> ColdStart            a process's first inference, and its memory
     file x inputs -operators-> tuple[OperatorTime]   where the time goes, from the runtime's own profile
 
@@ -22,6 +23,7 @@ from edgeml_runtime.measure.conditions import (
 from edgeml_runtime.measure.operators import OperatorTime, operators
 from edgeml_runtime.measure.statistics import bootstrap, confidence_of_median
 from edgeml_runtime.measure.timing import QUANTILES, SCENARIOS, Plan, Scenario, Timing, measure
+from edgeml_runtime.measure.versus import Versus, versus
 
 __all__ = [
     "QUANTILES",
@@ -35,6 +37,7 @@ __all__ = [
     "Reading",
     "Scenario",
     "Timing",
+    "Versus",
     "benchmark",
     "bootstrap",
     "cold_start",
@@ -44,4 +47,5 @@ __all__ = [
     "measure",
     "operators",
     "refuse_architecture",
+    "versus",
 ]

@@ -108,11 +108,11 @@ def measure(session: Session, feeds: Mapping[str, np.ndarray], plan: Plan = USUA
     In the single-stream and paced scenarios a query is `feeds` as they are; else `plan.rows` rows of them, in one
     run where the model's row axis is free, one by one where it is not. Raises ShapeMismatch when they do not fit.
     """
-    rows, query = _query(session, feeds, plan)
+    rows, one = query(session, feeds, plan)
     at_start, conditions = environment(), Conditions()
-    warmup_s, settled = _warm(query, plan)
+    warmup_s, settled = warm(one, plan)
     conditions.look()
-    run = _record(query, plan, conditions)
+    run = _record(one, plan, conditions)
     samples = run.samples() / 1e6
     ci = confidence_of_median(samples)
     evidence = Evidence(
@@ -126,7 +126,7 @@ def measure(session: Session, feeds: Mapping[str, np.ndarray], plan: Plan = USUA
     return _timing(run, evidence, plan=plan, rows=rows, warmup_s=warmup_s, conditions=conditions, environment=at_start)
 
 
-def _query(session: Session, feeds: Mapping[str, np.ndarray], plan: Plan) -> tuple[int, Query]:
+def query(session: Session, feeds: Mapping[str, np.ndarray], plan: Plan) -> tuple[int, Query]:
     """Return the rows of one query, and what runs it."""
     if plan.scenario in ("single-stream", "paced"):
         counts = {len(array) for array in feeds.values() if array.ndim}
@@ -154,12 +154,12 @@ def _caller(session: Session, feeds: Mapping[str, np.ndarray]) -> Query:
     return functools.partial(session.run, feeds)
 
 
-def _warm(query: Query, plan: Plan) -> tuple[float, bool]:
-    """Run `query` until two stretches agree; return the seconds that took, and whether they did."""
+def warm(one: Query, plan: Plan) -> tuple[float, bool]:
+    """Run `one` until two stretches agree; return the seconds that took, and whether they did."""
     start, before = time.perf_counter(), math.inf
     while True:
         ends: array[int] = array("q")
-        _repeat(query, seconds=plan.warmup_s / 2, ends=ends)
+        repeat(one, seconds=plan.warmup_s / 2, ends=ends)
         median = float(np.median(np.asarray(ends)))
         elapsed = time.perf_counter() - start
         if elapsed >= plan.warmup_s and abs(median - before) <= SETTLED * before:
@@ -169,17 +169,17 @@ def _warm(query: Query, plan: Plan) -> tuple[float, bool]:
         before = median
 
 
-def _record(query: Query, plan: Plan, conditions: Conditions) -> _Run:
-    """Return timed stretches of `query`, with a look at the machine after each."""
+def _record(one: Query, plan: Plan, conditions: Conditions) -> _Run:
+    """Return timed stretches of `one`, with a look at the machine after each."""
     run, begun = _Run(), time.perf_counter()
     step = min(1.0, max(plan.min_s / 8, 0.01), plan.max_s)
     room = max(64, MOST_SAMPLES // math.ceil(plan.max_s / step))
     while True:
         start, busy, cpu, ends = time.perf_counter(), time.thread_time(), time.process_time(), array("q")
         if plan.scenario == "paced":
-            run.late += _pace(query, plan.rate_hz, seconds=max(step, 1 / plan.rate_hz), ends=ends)
+            run.late += _pace(one, plan.rate_hz, seconds=max(step, 1 / plan.rate_hz), ends=ends)
         else:
-            _repeat(query, seconds=step, ends=ends)
+            repeat(one, seconds=step, ends=ends)
         run.busy_s += time.thread_time() - busy
         run.cpu_s += time.process_time() - cpu
         run.elapsed_s += time.perf_counter() - start
@@ -193,13 +193,13 @@ def _record(query: Query, plan: Plan, conditions: Conditions) -> _Run:
             return run
 
 
-def _repeat(query: Query, *, seconds: float, ends: array[int]) -> None:
-    """Run `query` for `seconds`, at least once; append each duration in ns."""
+def repeat(one: Query, *, seconds: float, ends: array[int]) -> None:
+    """Run `one` for `seconds`, at least once; append each duration in ns."""
     clock = time.perf_counter_ns
     before = clock()
     until, room = before + int(seconds * 1e9), MOST_SAMPLES
     while room > 0:
-        query()
+        one()
         after = clock()
         ends.append(after - before)
         before, room = after, room - 1
@@ -207,8 +207,8 @@ def _repeat(query: Query, *, seconds: float, ends: array[int]) -> None:
             break
 
 
-def _pace(query: Query, rate_hz: float, *, seconds: float, ends: array[int]) -> int:
-    """Run `query` at its due times for `seconds`; append each duration in ns, return how many came late.
+def _pace(one: Query, rate_hz: float, *, seconds: float, ends: array[int]) -> int:
+    """Run `one` at its due times for `seconds`; append each duration in ns, return how many came late.
 
     A query that the one before held up is counted from when it was due, as its user would; else from when the
     system woke this process, whose own lateness is not the model's.
@@ -221,7 +221,7 @@ def _pace(query: Query, rate_hz: float, *, seconds: float, ends: array[int]) -> 
             time.sleep(wait / 1e9)
         late += wait < 0 and due > first
         begun = due if wait < 0 else clock()
-        query()
+        one()
         ends.append(clock() - begun)
         due += every
     time.sleep(max(0, due - clock()) / 1e9)  # the next stretch keeps the pace
