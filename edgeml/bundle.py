@@ -17,7 +17,7 @@ from edgeml.artifacts import FP32, Bundle, Choice, ModelTask, Rows, Variant, Ver
 from edgeml.errors import DataError, VerificationError
 from edgeml_runtime.session import Session
 from edgeml_runtime.wire import blocks, signed, tensors
-from edgeml_runtime.wire.manifest import PROBABILITIES, Bounds, Feature, Manifest, ReleaseVariant, blob_of
+from edgeml_runtime.wire.manifest import PROBABILITIES, Bounds, Feature, Manifest, ReleaseVariant, Settings, blob_of
 
 MAX_GOLDENS = 32
 CANDIDATES = 256  # held-out rows to pick them from
@@ -40,19 +40,19 @@ def assemble(
     choices: Sequence[Choice] = (),
     goldens: Rows,
     lineage: Mapping[str, str],
-    threads: Mapping[str, int] | None = None,
+    sessions: Mapping[str, Settings] | None = None,
     created: str | None = None,
 ) -> Bundle:
     """Return the release of `variants`, which must all have passed; the boards run what `choices` say.
 
     `goldens` are held-out rows, of which up to `MAX_GOLDENS` clear ones are recorded with the answers of
-    every variant. `threads` is by variant, one where it says nothing. Raises VerificationError for a
+    every variant. `sessions` is by variant, the defaults where it says nothing. Raises VerificationError for a
     variant without a passed verdict, DataError without rows.
     """
     _check(variants, verdicts, goldens)
-    sessions = {variant.recipe: Session(variant.model.data) for variant in variants}
-    first = sessions.get(FP32) or next(iter(sessions.values()))
-    chosen, answers = _record(sessions, goldens, reference=FP32 if FP32 in sessions else variants[0].recipe)
+    opened = {variant.recipe: Session(variant.model.data) for variant in variants}
+    first = opened.get(FP32) or next(iter(opened.values()))
+    chosen, answers = _record(opened, goldens, reference=FP32 if FP32 in opened else variants[0].recipe)
     packed = tensors.pack(_named(chosen, answers))
     graphs = {variant.recipe: variant.model.data for variant in variants}
     manifest = Manifest(
@@ -66,7 +66,7 @@ def assemble(
         target=target,
         classes=tuple(classes),
         variants=tuple(
-            _variant(recipe, data, outputs=answers[recipe], threads=(threads or {}).get(recipe, 1))
+            _variant(recipe, data, outputs=answers[recipe], session=(sessions or {}).get(recipe, Settings()))
             for recipe, data in graphs.items()
         ),
         default_variant=FP32 if FP32 in graphs else variants[0].recipe,
@@ -78,8 +78,8 @@ def assemble(
     return Bundle(_released(manifest, created), blobs)
 
 
-def _variant(recipe: str, data: bytes, *, outputs: Mapping[str, np.ndarray], threads: int) -> ReleaseVariant:
-    return ReleaseVariant(name=recipe, graph=blob_of(data), bounds=_bounds(recipe, outputs), threads=threads)
+def _variant(recipe: str, data: bytes, *, outputs: Mapping[str, np.ndarray], session: Settings) -> ReleaseVariant:
+    return ReleaseVariant(name=recipe, graph=blob_of(data), bounds=_bounds(recipe, outputs), session=session)
 
 
 def _released(manifest: Manifest, created: str | None) -> Manifest:

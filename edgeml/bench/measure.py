@@ -9,7 +9,8 @@ import numpy as np
 from edgeml.artifacts import Measurement, Rows, Variant
 from edgeml.errors import DataError
 from edgeml_runtime.measure import Plan, benchmark
-from edgeml_runtime.session import DEFAULTS, Session, Settings
+from edgeml_runtime.session import DEFAULTS, Session
+from edgeml_runtime.wire.manifest import Settings
 
 
 def measure_here(

@@ -21,8 +21,9 @@ from edgeml.artifacts import OnnxModel
 from edgeml.errors import UnsupportedModel
 from edgeml.graph.bounds import OPEN
 from edgeml.graph.proto import walk
-from edgeml_runtime.session import Session, Settings
+from edgeml_runtime.session import Session
 from edgeml_runtime.wire import DeviceError
+from edgeml_runtime.wire.manifest import Settings
 
 ROWS = 16
 REFERENCE_ROWS = 2  # the reference evaluator is plain Python

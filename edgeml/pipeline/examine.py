@@ -16,7 +16,7 @@ from edgeml.devices import find_board
 from edgeml.errors import DataError
 from edgeml.files import read_bundle, write_atomic
 from edgeml.graph.lint import Finding, lint
-from edgeml_runtime.session import Session, Settings
+from edgeml_runtime.session import Session
 from edgeml_runtime.wire.manifest import LABEL, PREDICTION, PROBABILITIES, SCORES, Manifest, ReleaseVariant
 from edgeml_runtime.wire.tensors import unpack
 
@@ -61,7 +61,7 @@ def predict_rows(path: Path, data_path: Path, *, board: str = "") -> dict[str, A
     manifest = bundle.manifest
     rows = data.read_rows(data_path, manifest)
     variant = manifest.variant_for(board)
-    outputs = Session(bundle.blobs[variant.graph.digest], Settings(threads=variant.threads)).run(rows.inputs)
+    outputs = Session(bundle.blobs[variant.graph.digest], variant.session).run(rows.inputs)
     columns, table = _readable(outputs, manifest)
     head = {"model": manifest.model, "release": manifest.release, "variant": variant.name}
     return {**head, "columns": columns, "rows": table}
@@ -78,7 +78,7 @@ def write_predictions(path: Path, answers: Mapping[str, Any]) -> None:
 
 def _replay(variant: ReleaseVariant, graph: bytes, goldens: Mapping[str, np.ndarray]) -> dict[str, Any]:
     feeds = {name.removeprefix("input."): array for name, array in goldens.items() if name.startswith("input.")}
-    answers, difference, flips = Session(graph, Settings(threads=variant.threads)).run(feeds), 0.0, 0
+    answers, difference, flips = Session(graph, variant.session).run(feeds), 0.0, 0
     for name, answer in answers.items():
         expected = goldens[f"{variant.name}.{name}"]
         if answer.dtype.kind == "f":

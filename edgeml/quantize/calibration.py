@@ -19,7 +19,8 @@ from onnx import ModelProto, TensorProto, helper
 from edgeml import graph
 from edgeml.artifacts import Rows
 from edgeml.errors import DataError
-from edgeml_runtime.session import Session, Settings
+from edgeml_runtime.session import Session
+from edgeml_runtime.wire.manifest import Settings
 
 Method = Literal["minmax", "percentile", "entropy", "mse"]
 MAX_ROWS = 2048  # min and max hardly move beyond, and every batch costs time

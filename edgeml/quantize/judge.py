@@ -12,8 +12,8 @@ from edgeml.artifacts import Answers, OnnxModel, Rows
 from edgeml.metrics import METRICS, drop, evaluate
 from edgeml.quantize.calibration import batches
 from edgeml.quantize.recipe import Options
-from edgeml_runtime.session import Session, Settings
-from edgeml_runtime.wire.manifest import LABEL
+from edgeml_runtime.session import Session
+from edgeml_runtime.wire.manifest import LABEL, Settings
 
 MAX_ROWS = 1024
 TENSOR_RMS = 0.05  # of the spread of the outputs, where no label can judge: what the gates allow

@@ -178,7 +178,7 @@ class Installer:
     def _probe(self) -> None:
         slot = self._installed()
         variant = next(one for one in slot.manifest().variants if one.name == slot.variant)
-        result = probe(slot, slot.variant, threads=variant.threads)
+        result = probe(slot, slot.variant)
         if not result.ok:
             raise ModelRefused(f"{variant.name}: {result.reason}: {result.detail}")
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeml_runtime.errors import DeviceError
-from edgeml_runtime.session import Session, Settings
+from edgeml_runtime.session import Session
 from edgeml_runtime.slots import Slot
 from edgeml_runtime.wire import tensors
 from edgeml_runtime.wire.manifest import Bounds, ReleaseVariant
@@ -53,15 +53,13 @@ class ProbeResult:
     p50_ms: float = 0.0  # one row
 
 
-def probe(
-    slot: Slot, variant: str = "", *, threads: int = 1, timeout_s: float = TIMEOUT_S, memory_bytes: int = 0
-) -> ProbeResult:
+def probe(slot: Slot, variant: str = "", *, timeout_s: float = TIMEOUT_S, memory_bytes: int = 0) -> ProbeResult:
     """Return how the release in `slot` behaves on this device; never raises for what the model does.
 
     `memory_bytes` bounds the child's private memory; by default what is available now.
     """
     limits = ["--memory", str(memory_bytes or _available_memory()), "--cpu", str(int(timeout_s) + 1)]
-    arguments = [str(slot.path), variant or slot.variant, "--threads", str(threads), *limits]
+    arguments = [str(slot.path), variant or slot.variant, *limits]
     command = [sys.executable, "-m", "edgeml_runtime.probe", *arguments]
     try:
         done = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False, stdin=subprocess.DEVNULL)
@@ -71,7 +69,7 @@ def probe(
     return _outcome(done.returncode, done.stdout, done.stderr)
 
 
-def check(slot: Path, variant: str, *, threads: int = 1) -> ProbeResult:
+def check(slot: Path, variant: str) -> ProbeResult:
     """Return how the release in the folder `slot` behaves in this very process."""
     try:
         release = Slot(slot).manifest()
@@ -79,7 +77,7 @@ def check(slot: Path, variant: str, *, threads: int = 1) -> ProbeResult:
         if chosen is None:
             return ProbeResult(ok=False, reason="NoSuchVariant", detail=f"release {release.release} has no {variant!r}")
         start = time.perf_counter()
-        session = Session(Slot(slot).graph, Settings(threads=threads))
+        session = Session(Slot(slot).graph, chosen.session)
         load_ms = (time.perf_counter() - start) * 1e3
         inputs, wanted = _goldens(Slot(slot).goldens, variant)
         if not wanted or not inputs:
@@ -190,7 +188,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m edgeml_runtime.probe", description=main.__doc__)
     parser.add_argument("slot", type=Path)
     parser.add_argument("variant")
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--memory", type=int, default=0, help="bytes of private memory; 0: no limit")
     parser.add_argument("--cpu", type=int, default=0, help="seconds of CPU time; 0: no limit")
     options = parser.parse_args()
@@ -199,7 +196,7 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (options.memory, options.memory))  # cgroup limits are off on stock Pis
     if options.cpu:
         resource.setrlimit(resource.RLIMIT_CPU, (options.cpu, options.cpu + 1))
-    print(json.dumps(asdict(check(options.slot, options.variant, threads=options.threads))))
+    print(json.dumps(asdict(check(options.slot, options.variant))))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import numpy as np
 from edgeml_runtime import rows
 from edgeml_runtime.errors import DeviceError, ModelRefused, ShapeMismatch
 from edgeml_runtime.metrics import Counters
-from edgeml_runtime.session import Session, Settings
+from edgeml_runtime.session import Session
 from edgeml_runtime.slots import Slot
 from edgeml_runtime.wire.manifest import LABEL, PREDICTION, PROBABILITIES, Manifest
 from edgeml_runtime.wire.messages import Running
@@ -83,7 +83,7 @@ def load(slot: Slot) -> Loaded:
     slot.check()
     manifest, name = slot.manifest(), slot.variant
     variant = next(one for one in manifest.variants if one.name == name)
-    session = Session(slot.graph, Settings(threads=variant.threads))
+    session = Session(slot.graph, variant.session)
     running = Running(model=manifest.model, release=manifest.release, variant=name, graph=variant.graph.digest)
     return Loaded(session, manifest, running)
 

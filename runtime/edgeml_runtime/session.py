@@ -11,16 +11,15 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from edgeml_runtime.errors import ModelRefused, ShapeMismatch
-from edgeml_runtime.wire.manifest import TensorSpec
+from edgeml_runtime.wire.manifest import Settings, TensorSpec
 
 THREAD_RULE = "one thread, unless a release's benchmark chose more; never more than the affinity mask allows"
 VERSION: str = onnxruntime.__version__
@@ -61,24 +60,6 @@ _LEVELS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How a session runs. The defaults are those of an agent: one thread, and nothing that burns an idle core.
-
-    `spinning`: idle threads of the pool wait busily: at 10 predictions a second 40 % of a core, for less latency.
-    `arena`: memory once asked for is kept for the next run. `prepacking`: a second, faster copy of the weights.
-    `profile` and `optimized` are paths to write to: onnxruntime's own profile (its prefix), the graph as it runs.
-    """
-
-    threads: int = 1
-    graph_level: Literal["disabled", "basic", "extended", "all"] = "all"
-    spinning: bool = False
-    arena: bool = True
-    prepacking: bool = True
-    profile: str = ""
-    optimized: str = ""
-
-
 DEFAULTS = Settings()
 
 
@@ -90,10 +71,20 @@ def allowed_threads(threads: int) -> int:
 class Session:
     """A loaded model. `run` may be called by several threads at once, `predict` by one at a time."""
 
-    def __init__(self, path: str | Path | bytes, settings: Settings = DEFAULTS) -> None:
-        """Load the model at `path` (or in these bytes); raise ModelRefused when this device cannot."""
+    def __init__(
+        self, path: str | Path | bytes, settings: Settings = DEFAULTS, *, profile: str = "", optimized: str = ""
+    ) -> None:
+        """Load the model at `path` (or in these bytes); raise ModelRefused when this device cannot.
+
+        `profile` and `optimized` are written to: onnxruntime's own profile (a prefix), and the graph as it runs.
+        """
         self.threads = allowed_threads(settings.threads)
-        self._session = _load(path, settings)
+        options = _options(settings)
+        if profile:
+            options.enable_profiling, options.profile_file_prefix = True, profile
+        if optimized:
+            options.optimized_model_filepath = optimized
+        self._session = _load(path, options)
         self._symbols = {node.name: tuple(node.shape) for node in self._session.get_inputs()}
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
@@ -127,7 +118,7 @@ class Session:
         return dict(bound.outputs)
 
     def end_profile(self) -> Path:
-        """Return the file of the profile that `Settings.profile` asked for; nothing more is recorded."""
+        """Return the file of the profile that was asked for; nothing more is recorded."""
         return Path(self._session.end_profiling())
 
     def _predict_plainly(self, row: np.ndarray) -> dict[str, np.ndarray]:
@@ -228,19 +219,19 @@ def _raw_call(session: Any, binding: Any) -> Callable[[], Any] | None:
     return call
 
 
-def _load(path: str | Path | bytes, settings: Settings) -> Any:
+def _options(settings: Settings) -> Any:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = _LEVELS[settings.graph_level]
     options.intra_op_num_threads, options.inter_op_num_threads = allowed_threads(settings.threads), 1
     options.enable_cpu_mem_arena = settings.arena
-    if settings.profile:
-        options.enable_profiling, options.profile_file_prefix = True, settings.profile
-    if settings.optimized:
-        options.optimized_model_filepath = settings.optimized
     if not settings.prepacking:
         options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings.spinning)))
     options.log_severity_level = 4  # what goes wrong is raised; a second line on stderr says it to nobody
+    return options
+
+
+def _load(path: str | Path | bytes, options: Any) -> Any:
     what = f"{len(path):,} bytes" if isinstance(path, bytes) else str(path)
     if not isinstance(path, bytes) and not Path(path).is_file():
         raise ModelRefused(f"{what}: no such model file; check the path")

@@ -17,7 +17,8 @@ from edgeml.convert.onnx_parity import apart, original
 from edgeml.convert.trial import refuse_unbounded
 from edgeml.errors import UnsupportedModel
 from edgeml.graph.proto import opset_imports
-from edgeml_runtime.session import Session, Settings
+from edgeml_runtime.session import Session
+from edgeml_runtime.wire.manifest import Settings
 from tests import networks
 from tests.cli.conftest import Command, edgeml
 

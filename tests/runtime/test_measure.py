@@ -34,11 +34,14 @@ from edgeml_runtime.measure import (
     measure,
     operators,
     refuse_architecture,
+    tune,
     versus,
 )
 from edgeml_runtime.measure.doubts import Evidence, doubts
 from edgeml_runtime.measure.timing import KEPT_SAMPLES
-from edgeml_runtime.session import Session, Settings
+from edgeml_runtime.measure.tuning import changes
+from edgeml_runtime.session import Session
+from edgeml_runtime.wire.manifest import Settings
 
 SHORT = Plan(warmup_s=0.01, min_s=0.05, min_count=100, max_s=1.0)
 ROW = {"numeric": np.ones((1, 64), np.float32)}
@@ -357,3 +360,20 @@ def test_a_model_is_as_fast_as_itself(models: SimpleNamespace) -> None:
     found = versus((first, ROW), (second, ROW), replace(SHORT, min_s=0.5, max_s=1.0))
     assert 0.8 < found.ratio < 1.25
     assert found.pairs >= 30
+
+
+def test_settings_are_searched_and_only_what_is_proven_is_kept(models: SimpleNamespace) -> None:
+    found = tune(models.mlp(), ROW, replace(SHORT, min_s=0.1, max_s=0.2))
+    tried = [dict(trial.change) for trial in found.trials]
+    assert {"prepacking": False} in tried and {"arena": False} in tried
+    for trial in found.trials:
+        assert not trial.kept or trial.ratio95[1] < 1
+        assert trial.why
+    assert found.settings.threads == 1 or {"threads": found.settings.threads} in tried
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, []), (2, [2]), (4, [2, 4]), (6, [2, 4, 6])])
+def test_threads_are_tried_up_to_the_cores_and_spinning_only_with_several(cores: int, threads: list[int]) -> None:
+    tried = [change for change, _ in changes(cores)]
+    assert [change["threads"] for change in tried if "threads" in change] == threads
+    assert ({"spinning": True} in tried) is (cores > 1)

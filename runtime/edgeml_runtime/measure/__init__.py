@@ -3,6 +3,7 @@
     Session x inputs x Plan -measure-> Timing        one scenario, timed until it can be believed
     file x inputs -benchmark-> Benchmark             all of it, as one document
     two sessions -versus-> Versus                    which is faster, measured in turns
+    file x inputs -tune-> Tuned                      the session settings that are worth it here
     file x inputs -cold_start-> ColdStart            a process's first inference, and its memory
     file x inputs -operators-> tuple[OperatorTime]   where the time goes, from the runtime's own profile
 
@@ -23,6 +24,7 @@ from edgeml_runtime.measure.conditions import (
 from edgeml_runtime.measure.operators import OperatorTime, operators
 from edgeml_runtime.measure.statistics import bootstrap, confidence_of_median
 from edgeml_runtime.measure.timing import QUANTILES, SCENARIOS, Plan, Scenario, Timing, measure
+from edgeml_runtime.measure.tuning import Trial, Tuned, tune
 from edgeml_runtime.measure.versus import Versus, versus
 
 __all__ = [
@@ -37,6 +39,8 @@ __all__ = [
     "Reading",
     "Scenario",
     "Timing",
+    "Trial",
+    "Tuned",
     "Versus",
     "benchmark",
     "bootstrap",
@@ -47,5 +51,6 @@ __all__ = [
     "measure",
     "operators",
     "refuse_architecture",
+    "tune",
     "versus",
 ]

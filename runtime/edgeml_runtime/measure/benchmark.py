@@ -12,7 +12,8 @@ import numpy as np
 from edgeml_runtime.measure.cold import ColdStart, cold_start
 from edgeml_runtime.measure.operators import OperatorTime, operators
 from edgeml_runtime.measure.timing import USUAL, Plan, Timing, measure
-from edgeml_runtime.session import DEFAULTS, Session, Settings
+from edgeml_runtime.session import DEFAULTS, Session
+from edgeml_runtime.wire.manifest import Settings
 
 MOST_PROFILED_S = 1.0
 
@@ -28,7 +29,7 @@ class Benchmark:
 
     def plain(self) -> dict[str, Any]:
         """Return JSON values: the timing's at the top, `cold_start`, `memory_mb` and `operators` beside them."""
-        document = asdict(self.timing) | {"settings": _session(self.settings)}
+        document = asdict(self.timing) | {"settings": asdict(self.settings)}
         if self.cold is not None:
             cold = asdict(self.cold)
             document["memory_mb"] = {key.removesuffix("_mb"): cold.pop(key) for key in list(cold) if key[-3:] == "_mb"}
@@ -58,7 +59,3 @@ def benchmark(
     runs = max(5, min(50, int(MOST_PROFILED_S * 1e3 / max(timing.p50_ms, 1e-3))))
     nodes = operators(model, feeds, runs=runs, settings=settings) if profile else ()
     return Benchmark(timing=timing, settings=settings, cold=cold, operators=nodes)
-
-
-def _session(settings: Settings) -> dict[str, Any]:
-    return {name: value for name, value in asdict(settings).items() if name not in ("profile", "optimized")}

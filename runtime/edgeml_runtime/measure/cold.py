@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from edgeml_runtime.errors import ModelRefused
-from edgeml_runtime.session import DEFAULTS, Settings
+from edgeml_runtime.session import DEFAULTS
+from edgeml_runtime.wire.manifest import Settings
 
 TIMEOUT_S = 120.0
 CHILD = "edgeml_runtime.measure.first"

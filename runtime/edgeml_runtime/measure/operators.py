@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgeml_runtime.session import DEFAULTS, Session, Settings
+from edgeml_runtime.session import DEFAULTS, Session
+from edgeml_runtime.wire.manifest import Settings
 
 KERNEL = "_kernel_time"  # onnxruntime's suffix of an operator's own event
 
@@ -48,8 +49,7 @@ def operators(
     With `optimized` the graph that was run is written there. Raises ModelRefused and ShapeMismatch like Session.
     """
     with tempfile.TemporaryDirectory() as folder:
-        wanted = replace(settings, profile=str(Path(folder) / "profile"), optimized=str(optimized or ""))
-        session = Session(model, wanted)
+        session = Session(model, settings, profile=str(Path(folder) / "profile"), optimized=str(optimized or ""))
         for _ in range(runs + 1):
             session.run(feeds)
         events = json.loads(session.end_profile().read_text(encoding="utf-8"))

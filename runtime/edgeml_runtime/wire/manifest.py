@@ -15,6 +15,7 @@ from edgeml_runtime.wire import blocks
 from edgeml_runtime.wire.plain import from_plain, to_plain
 
 SCHEMA = 1
+MAX_THREADS = 1024
 NUMERIC, CATEGORICAL = "numeric", "categorical"  # the two inputs of a model over a table
 LABEL, PROBABILITIES, PREDICTION = "label", "probabilities", "prediction"  # the outputs of a model
 SCORES = "scores"  # float32 (n, k) in place of probabilities: a decision function, higher is nearer to the class
@@ -65,13 +66,32 @@ class Bounds:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a session runs a graph. The defaults are an agent's: one thread, and nothing that burns an idle core.
+
+    `spinning`: idle threads of the pool wait busily: at 10 predictions a second 40 % of a core, for less latency.
+    `arena`: memory once asked for is kept for the next run. `prepacking`: a second, faster copy of the weights.
+    """
+
+    threads: int = 1
+    graph_level: Literal["disabled", "basic", "extended", "all"] = "all"
+    spinning: bool = False
+    arena: bool = True
+    prepacking: bool = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.threads <= MAX_THREADS:
+            raise MalformedMessage(f"threads is {self.threads}, but must be 1 to {MAX_THREADS}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReleaseVariant:
-    """One graph of the release and the session options that won on its benchmark."""
+    """One graph of the release and the session settings that won on its benchmark."""
 
     name: str
     graph: Blob
     bounds: Bounds
-    threads: int = 1
+    session: Settings = field(default_factory=Settings)
 
 
 @dataclass(frozen=True, kw_only=True)
