@@ -7,7 +7,7 @@ A prediction is never one number without its range.
 """
 
 from edgeml.bench.choose import choose, nearest_failure
-from edgeml.bench.measure import measure_here
+from edgeml.bench.measure import measure_here, one_query
 from edgeml.bench.predict import predict
 
-__all__ = ["choose", "measure_here", "nearest_failure", "predict"]
+__all__ = ["choose", "measure_here", "nearest_failure", "one_query", "predict"]

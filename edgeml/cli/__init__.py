@@ -19,7 +19,7 @@ COMMANDS = {  # name -> module of edgeml.cli, what it does
     "compile": ("build", "The same from a finished model."),
     "verify": ("examine", "Replay parity and accuracy of a bundle, print the verdict."),
     "predict": ("examine", "Run a bundle over data as a device would."),
-    "bench": ("examine", "Measure a model here, predict it for boards."),
+    "bench": ("bench", "Measure a model here, predict it for boards; compare two."),
     "devices": ("examine", "Board profiles: list, show."),
     "registry": ("releases", "Models and releases: list, show."),
     "report": ("releases", "The HTML report of a run."),

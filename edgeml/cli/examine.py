@@ -1,9 +1,8 @@
-"""Commands that look at models and boards: verify, predict, bench, devices."""
+"""Commands that look at models and boards: verify, predict, devices."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -50,39 +49,6 @@ def predict(bundle: Path, data: Path, board: str, output: Path | None, as_json: 
         show_json(answers)
     elif not output:
         show_table(answers["columns"], answers["rows"])
-
-
-@click.command()
-@click.argument("model", type=READABLE)
-@click.option("--device", "boards", multiple=True, help="Predict for this board; repeat for more.")
-@click.option("--measure", is_flag=True, help="Only measure here.")
-@click.option("--predict-only", is_flag=True, help="Only predict, run nothing.")
-@click.option("--seconds", default=1.0, show_default=True, help="Measure at least this long.")
-@json_option
-def bench(
-    model: Path, boards: tuple[str, ...], *, measure: bool, predict_only: bool, seconds: float, as_json: bool
-) -> None:
-    """Measure MODEL (.onnx) or a bundle on this machine, one row at a time, and predict it for boards."""
-    from edgeml.pipeline.benchmark import BenchOptions, bench_path
-
-    options = BenchOptions(boards=boards, measure=not predict_only, predict=not measure, seconds=seconds)
-    found = bench_path(model, options)
-    if as_json:
-        show_json(found)
-        return
-    show_table(
-        ["variant", "board", "p50 ms", "p90 ms", "p99 ms", "low", "predicted", "high ms", "memory MB", "how"],
-        [_bench_row(result) for result in found["results"]],
-    )
-
-
-def _bench_row(result: dict[str, Any]) -> list[object]:
-    measured, predicted = result["measured"] or {}, result["predicted"] or {}
-    times = [measured.get(name) for name in ("p50_ms", "p90_ms", "p99_ms")]
-    forecast = [predicted.get(name) for name in ("low", "predicted", "high")]
-    memory = result.get("memory_mb", {}).get("predicted")
-    notes = [predicted.get("method", ""), "" if measured.get("valid", True) else f"INVALID here: {measured['why']}"]
-    return [result["variant"], result["board"], *times, *forecast, memory, ", ".join(note for note in notes if note)]
 
 
 @click.group(invoke_without_command=True)

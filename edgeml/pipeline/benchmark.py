@@ -2,71 +2,114 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from edgeml import bench, convert
 from edgeml.artifacts import FP32, Measurement, OnnxModel, Prediction, Rows, Variant
 from edgeml.devices import find_board, read_boards
+from edgeml.errors import NotFound
 from edgeml.files import read_bundle
 from edgeml.graph import random_rows
 from edgeml.pipeline.examine import bundle_models
-from edgeml_runtime.measure import Plan
+from edgeml_runtime.measure import Plan, Scenario, tune
+from edgeml_runtime.wire.manifest import Settings
 from edgeml_runtime.wire.tensors import unpack
+
+COLD_STARTS = 3
+LONGEST = 10.0  # times --seconds, when the interval does not get tight
+
+
+def _silent(_stage: str, _line: str) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions:
     boards: tuple[str, ...] = ()  # none: every board there is a profile of
+    variants: tuple[str, ...] = ()  # none: every one
     measure: bool = True
     predict: bool = True
     seconds: float = 1.0
+    sustained_s: float = 0.0
+    scenario: Scenario = "single-stream"
+    rows: int = 0
+    rate_hz: float = 10.0
+    threads: int = 1
+    tune: bool = False
+    progress: Callable[[str, str], None] = _silent
+
+    def plan(self) -> Plan:
+        least, most = (self.sustained_s,) * 2 if self.sustained_s else (self.seconds, LONGEST * self.seconds)
+        return Plan(min_s=least, max_s=most, scenario=self.scenario, rows=self.rows, rate_hz=self.rate_hz)
 
 
 def bench_path(path: Path, options: BenchOptions) -> dict[str, Any]:
     """Return latency and memory of every variant at `path`, here and on the boards.
 
-    The first result's fields stand at the top, so that a program that asked for one finds one.
+    The first result's fields stand at the top, so that a program that asked for one finds one. Raises NotFound for
+    a board or a variant that does not exist.
     """
-    models, rows = _subject(path)
-    plan = Plan(min_s=options.seconds)
+    models, rows = subject(path, options.variants)
     boards = [find_board(name) for name in options.boards] or list(read_boards().values())
     results = []
     for name, model in models.items():
         variant = Variant(model, name, model.digest)
-        measured = bench.measure_here(variant, rows, plan) if options.measure else None
+        measured = _measure(variant, rows, options) if options.measure else None
         if not options.predict:
             results.append(_result((name, "this-machine"), measured, None))
         for board in boards if options.predict else []:
-            results.append(_result((name, board.name), measured, bench.predict(model, board)))
+            results.append(_result((name, board.name), measured, bench.predict(model, board, options.threads)))
     return {"model": path.name, **results[0], "results": results}
 
 
-def _subject(path: Path) -> tuple[Mapping[str, OnnxModel], Rows]:
-    if path.is_dir() and (path / "manifest.json").exists():
-        bundle = read_bundle(path)
-        goldens = unpack(bundle.blobs[bundle.manifest.goldens.digest])
-        inputs = {name.removeprefix("input."): rows for name, rows in goldens.items() if name.startswith("input.")}
-        return bundle_models(bundle), Rows(inputs)
-    model = convert.read_model(path)
-    return {FP32: model}, Rows(random_rows(model, 1))
+def subject(path: Path, variants: tuple[str, ...] = ()) -> tuple[Mapping[str, OnnxModel], Rows]:
+    """Return the models at `path` by variant, and rows to time them on: goldens of a bundle, else made up."""
+    if not (path.is_dir() and (path / "manifest.json").exists()):
+        model = convert.read_model(path)
+        return {FP32: model}, Rows(random_rows(model, 1))
+    bundle = read_bundle(path)
+    goldens = unpack(bundle.blobs[bundle.manifest.goldens.digest])
+    inputs = {name.removeprefix("input."): rows for name, rows in goldens.items() if name.startswith("input.")}
+    models = bundle_models(bundle)
+    if missing := [name for name in variants if name not in models]:
+        raise NotFound(f"no variant {missing[0]!r} in {path}: it has {', '.join(models)}")
+    return {name: model for name, model in models.items() if name in variants or not variants}, Rows(inputs)
 
 
-def _result(names: tuple[str, str], measured: Measurement | None, predicted: Prediction | None) -> dict[str, Any]:
-    result: dict[str, Any] = {"variant": names[0], "board": names[1], "measured": None, "predicted": None}
+def _measure(variant: Variant, rows: Rows, options: BenchOptions) -> dict[str, Any]:
+    """Return the document of one variant's benchmark here."""
+    plan, settings = options.plan(), Settings(threads=options.threads)
+    options.progress("bench", f"{variant.recipe}: at least {plan.min_s:g} s")
+    found = bench.measure_here(variant, rows, plan, settings=settings, starts=COLD_STARTS, profile=True)
+    document = dict(found.details)
+    if options.sustained_s:
+        document["sustained"] = sustained(found)
+    if options.tune:
+        options.progress("tune", f"{variant.recipe}: settings in turns")
+        tuned = tune(variant.model.data, bench.one_query(variant, rows), Plan(min_s=options.seconds / 2, max_s=2.0))
+        document["tuned"] = asdict(tuned)
+    return document
+
+
+def sustained(measurement: Measurement) -> dict[str, Any]:
+    """Return how the last tenth of a long run compares with its first, in numbers and in words."""
+    medians = np.array([point[1] for point in measurement.details["series"]])
+    tenth = max(1, len(medians) // 10)
+    first, last = float(np.median(medians[:tenth])), float(np.median(medians[-tenth:]))
+    words = "as at the start" if abs(last / first - 1) < 0.05 else f"{last / first:.2f} of the start"
+    verdict = f"{last:.4g} ms at the end, {words}"
+    return {"first_ms": first, "last_ms": last, "ratio": last / first, "verdict": verdict}
+
+
+def _result(names: tuple[str, str], measured: Mapping[str, Any] | None, predicted: Prediction | None) -> dict[str, Any]:
+    result: dict[str, Any] = {"variant": names[0], "board": names[1], "measured": measured, "predicted": None}
+    memory = dict(measured.get("memory_mb", {})) if measured else {}
     if measured is not None:
-        result["measured"] = {
-            "p50_ms": measured.p50,
-            "p90_ms": measured.p90,
-            "p99_ms": measured.p99,
-            "ci95_ms": list(measured.ci95),
-            "n": measured.n,
-            "valid": measured.valid,
-            "why": measured.why,
-        }
-        result["environment"] = dict(measured.environment)
+        result["environment"] = dict(measured["environment"])
     if predicted is not None:
         result["predicted"] = {
             "low": predicted.low,
@@ -75,5 +118,5 @@ def _result(names: tuple[str, str], measured: Measurement | None, predicted: Pre
             "method": predicted.method,
             "coverage": predicted.coverage,
         }
-        result["memory_mb"] = {"predicted": predicted.memory_mb}
-    return result
+        memory["predicted"] = predicted.memory_mb
+    return result | {"memory_mb": memory}

@@ -204,7 +204,7 @@ def test_every_scenario_times_its_queries(models: SimpleNamespace, scenario: Sce
     timing = measure(Session(models.mlp()), ROW, replace(SHORT, scenario=scenario, rate_hz=500.0))
     rows = {"single-stream": 1, "multi-stream": 8, "offline": 64, "paced": 1}[scenario]
     assert (timing.scenario, timing.rows) == (scenario, rows)
-    assert timing.rows_per_s == pytest.approx(rows * 1e3 / timing.mean_ms, rel=1e-6)
+    assert timing.rows_per_s == pytest.approx(500 if scenario == "paced" else rows * 1e3 / timing.mean_ms, rel=0.1)
     assert timing.n >= SHORT.min_count
 
 
@@ -316,7 +316,8 @@ def test_clock_and_firmware_bits_are_watched_along_the_run(board: Path) -> None:
 
 def test_a_cold_start_is_a_real_process(models: SimpleNamespace) -> None:
     found = cold_start(models.mlp(), ROW, starts=1)
-    assert min(found.process_ms, found.import_ms, found.session_ms, found.first_ms) > 0
+    assert min(found.process_ms, found.session_ms, found.first_ms) > 0
+    assert found.import_ms > 5, "onnxruntime was imported before the clock started"
     assert found.peak_mb >= found.steady_mb > found.anonymous_mb > 1
     assert found.steady_mb > found.bare_mb
 

@@ -56,6 +56,6 @@ def benchmark(
     """
     cold = cold_start(model, feeds, starts=starts, settings=settings) if starts else None
     timing = measure(Session(model, settings), feeds, plan)
-    runs = max(5, min(50, int(MOST_PROFILED_S * 1e3 / max(timing.p50_ms, 1e-3))))
+    runs = max(5, min(500, int(MOST_PROFILED_S * 1e3 / max(timing.p50_ms, 1e-3))))
     nodes = operators(model, feeds, runs=runs, settings=settings) if profile else ()
     return Benchmark(timing=timing, settings=settings, cold=cold, operators=nodes)

@@ -23,7 +23,7 @@ from edgeml_runtime.session import DEFAULTS
 from edgeml_runtime.wire.manifest import Settings
 
 TIMEOUT_S = 120.0
-CHILD = "edgeml_runtime.measure.first"
+CHILD = "edgeml_runtime.first_answer"  # not in this package, whose import is a part of what is measured
 
 
 @dataclass(frozen=True, kw_only=True)

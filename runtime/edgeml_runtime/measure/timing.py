@@ -247,7 +247,7 @@ def _timing(
     quantiles = {f"{name}_ms": float(np.quantile(samples, q)) for name, q in QUANTILES.items()}
     intervals = bootstrap(samples, tuple(QUANTILES.values()))
     joules, why = conditions.joules(), doubts(evidence)
-    busy_ms = sum(float(stretch.sum()) for stretch in run.stretches) / 1e6
+    pace_s = run.elapsed_s / run.count if plan.scenario == "paced" else float(samples.mean()) / 1e3
     return Timing(
         **quantiles,
         mean_ms=float(samples.mean()),
@@ -261,7 +261,7 @@ def _timing(
         why=why,
         scenario=plan.scenario,
         rows=rows,
-        rows_per_s=rows * len(samples) / busy_ms * 1e3,
+        rows_per_s=rows / pace_s,
         warmup_s=warmup_s,
         energy_mj=None if joules is None else joules * 1e3 / run.count,
         samples_ms=tuple(_thin(np.sort(samples), KEPT_SAMPLES).tolist()),

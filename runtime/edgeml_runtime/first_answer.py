@@ -8,7 +8,6 @@ BEGUN = time.time()  # before anything heavy is imported
 
 import importlib  # noqa: E402
 import json  # noqa: E402
-import resource  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -37,18 +36,17 @@ def main(model: str, rows: str, settings: str) -> dict[str, float]:
         "import_ms": (clock[1] - clock[0]) * 1e3,
         "session_ms": (clock[3] - clock[2]) * 1e3,
         "first_ms": (clock[4] - clock[3]) * 1e3,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
+        "peak_mb": _memory("/proc/self/status")["VmHWM"],  # getrusage would count what was before exec, too
         "steady_mb": memory["Rss"],
         "anonymous_mb": memory["Anonymous"],
         "bare_mb": bare,
     }
 
 
-def _memory() -> dict[str, float]:
-    """Return resident and anonymous megabytes of this process (man 5 proc_pid_smaps)."""
-    lines = Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines()[1:]
-    fields = (line.split() for line in lines)
-    return {field[0].removesuffix(":"): int(field[1]) * 1024 / 1e6 for field in fields}
+def _memory(file: str = "/proc/self/smaps_rollup") -> dict[str, float]:
+    """Return the megabytes of this process by their names (man 5 proc_pid_smaps, proc_pid_status)."""
+    fields = (line.split() for line in Path(file).read_text(encoding="utf-8").splitlines())
+    return {field[0].removesuffix(":"): int(field[1]) * 1024 / 1e6 for field in fields if field[-1:] == ["kB"]}
 
 
 if __name__ == "__main__":
