@@ -27,7 +27,7 @@ from onnx import TensorProto, helper
 
 from edgeml.artifacts import OnnxModel, Rows, Variant
 from edgeml.bench import predict
-from edgeml.bench.predict import RANGE_FACTOR
+from edgeml.bench.predict.roofline import RANGE_FACTOR
 from edgeml.devices import DeviceProfile, find_board
 from edgeml.graph import cost, serialize
 from edgeml.quantize import MIN_CALIBRATION_ROWS, quantize

@@ -231,6 +231,7 @@ class Prediction:
     memory_mb: float
     method: Literal["prior", "calibrated", "measured"] = "prior"
     coverage: float = 1.0  # share of the predicted time that known operator classes explain
+    notes: tuple[str, ...] = ()  # what widened the range
 
 
 @dataclass(frozen=True)

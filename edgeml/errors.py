@@ -6,6 +6,7 @@
     |  |- DataError          rows or columns that cannot be used
     |  |- UnsupportedModel   a model no converter takes
     |  |- MissingExtra       an optional package is needed
+    |  |- NotPredictable     too little of a model is known on a device: names the operators
     |  `- NotFound           no such file, board, model, release or device
     |- VerificationError     a gate refused; nothing was shipped (exit 3)
     |  `- NothingFits        no variant meets a board's limits: names the nearest miss
@@ -43,6 +44,10 @@ class UnsupportedModel(UserError):
 
 
 class MissingExtra(UserError):
+    pass
+
+
+class NotPredictable(UserError):
     pass
 
 

@@ -1,13 +1,27 @@
 """How fast and how large: measured here through the device's code, predicted for boards, and the choice.
 
     Variant -measure_here-> Measurement;  OnnxModel x DeviceProfile -predict-> Prediction
+    Device -calibrate-> Calibration;  OnnxModel x Calibration -predict_calibrated-> Prediction
     Variants, Verdicts, Predictions -choose-> Choice
 
 A prediction is never one number without its range.
 """
 
+from edgeml.bench.calibrate import Calibration, Here, calibrate, read_calibration
 from edgeml.bench.choose import choose, nearest_failure
 from edgeml.bench.measure import measure_here, one_query
-from edgeml.bench.predict import predict
+from edgeml.bench.predict import Kernels, predict, predict_calibrated
 
-__all__ = ["choose", "measure_here", "nearest_failure", "one_query", "predict"]
+__all__ = [
+    "Calibration",
+    "Here",
+    "Kernels",
+    "calibrate",
+    "choose",
+    "measure_here",
+    "nearest_failure",
+    "one_query",
+    "predict",
+    "predict_calibrated",
+    "read_calibration",
+]

@@ -25,6 +25,8 @@ def show_bench(found: Mapping[str, Any]) -> None:
             ["board", "variant", "low", "predicted", "high", "memory MB", "method", "coverage"],
             [_forecast(result) for result in predicted],
         )
+        for note in dict.fromkeys(note for result in predicted for note in result["predicted"].get("notes", ())):
+            click.echo(f"note: {note}")
 
 
 def _show_measured(model: str, measured: Mapping[str, Mapping[str, Any]]) -> None:

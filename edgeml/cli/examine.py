@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from edgeml.cli.calibrate import devices_calibrate
 from edgeml.cli.screen import json_option, show_json, show_table
 
 READABLE = click.Path(path_type=Path)
@@ -92,3 +93,6 @@ def devices_show(board: str, as_json: bool) -> None:
         return
     sources = facts.pop("sources")
     show_table(["fact", "value", "source"], [[k, v, sources.get(k, "")] for k, v in facts.items() if v is not None])
+
+
+devices.add_command(devices_calibrate)

@@ -15,6 +15,7 @@ from edgeml.devices import find_board, read_boards
 from edgeml.errors import NotFound
 from edgeml.files import read_bundle
 from edgeml.graph import random_rows
+from edgeml.pipeline.calibration import THIS_MACHINE, find_calibration
 from edgeml.pipeline.examine import bundle_models
 from edgeml_runtime.measure import Plan, Scenario, tune
 from edgeml_runtime.wire.manifest import Settings
@@ -54,15 +55,15 @@ def bench_path(path: Path, options: BenchOptions) -> dict[str, Any]:
     a board or a variant that does not exist.
     """
     models, rows = subject(path, options.variants)
-    boards = [find_board(name) for name in options.boards] or list(read_boards().values())
+    boards = options.boards or tuple(read_boards())
     results = []
     for name, model in models.items():
         variant = Variant(model, name, model.digest)
         measured = _measure(variant, rows, options) if options.measure else None
         if not options.predict:
             results.append(_result((name, "this-machine"), measured, None))
-        for board in boards if options.predict else []:
-            results.append(_result((name, board.name), measured, bench.predict(model, board, options.threads)))
+        for board in boards if options.predict else ():
+            results.append(_result((name, board), measured, _predict(variant, rows, (board, options.threads))))
     return {"model": path.name, **results[0], "results": results}
 
 
@@ -105,6 +106,17 @@ def sustained(measurement: Measurement) -> dict[str, Any]:
     return {"first_ms": first, "last_ms": last, "ratio": last / first, "verdict": verdict}
 
 
+def _predict(variant: Variant, rows: Rows, where: tuple[str, int]) -> Prediction:
+    """Return the prediction for a board and threads: by its calibration where there is one, else by its profile."""
+    board, threads = where
+    calibration = find_calibration(board)
+    if calibration is not None:
+        return bench.predict_calibrated(variant.model, bench.one_query(variant, rows), calibration)
+    if board == THIS_MACHINE:
+        raise NotFound("this machine is not calibrated yet: run `edgeml devices calibrate --local`, it takes a minute")
+    return bench.predict(variant.model, find_board(board), threads)
+
+
 def _result(names: tuple[str, str], measured: Mapping[str, Any] | None, predicted: Prediction | None) -> dict[str, Any]:
     result: dict[str, Any] = {"variant": names[0], "board": names[1], "measured": measured, "predicted": None}
     memory = dict(measured.get("memory_mb", {})) if measured else {}
@@ -117,6 +129,7 @@ def _result(names: tuple[str, str], measured: Mapping[str, Any] | None, predicte
             "high": predicted.high,
             "method": predicted.method,
             "coverage": predicted.coverage,
+            "notes": list(predicted.notes),
         }
         memory["predicted"] = predicted.memory_mb
     return result | {"memory_mb": memory}

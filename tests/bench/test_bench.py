@@ -8,7 +8,7 @@ from onnx import TensorProto, helper
 
 from edgeml import bench, graph
 from edgeml.artifacts import FP32, Measurement, Parity, Rows, Variant, Verdict
-from edgeml.bench import prior
+from edgeml.bench.predict import prior
 from edgeml.devices import find_board, read_boards
 from edgeml.errors import DataError
 from edgeml.project import Board

@@ -117,6 +117,7 @@ def environment() -> dict[str, Any]:
         "cpu_model": _cpu_model(),
         "cores": os.cpu_count(),
         "affinity": sorted(os.sched_getaffinity(0)),
+        "cache_bytes": _last_cache(),
         "load_average": os.getloadavg()[0],
         "running": _running_tasks(),
         "governor": _read(CPU / "cpu0/cpufreq/scaling_governor"),
@@ -178,6 +179,13 @@ def _ticks() -> Mapping[str, int]:
 def _swapped() -> int | None:
     pairs = dict(line.split()[:2] for line in _read_lines("/proc/vmstat") if line.startswith(("pswpin ", "pswpout ")))
     return sum(map(int, pairs.values())) if pairs else None
+
+
+def _last_cache() -> int | None:
+    """Return the bytes of the last-level cache that the first core can use."""
+    sizes = [_read(path) or "" for path in (CPU / "cpu0/cache").glob("index*/size")]
+    known = [int(size[:-1]) * {"K": 1 << 10, "M": 1 << 20}[size[-1]] for size in sizes if size[-1:] in ("K", "M")]
+    return max(known, default=None)
 
 
 def _slowest_core() -> int | None:

@@ -6,7 +6,7 @@ import json
 import math
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +45,35 @@ def operators(
     runs: int = 50,
     settings: Settings = DEFAULTS,
     optimized: Path | None = None,
+    weights: bool = False,
 ) -> tuple[OperatorTime, ...]:
     """Return what every node of `model` takes over `runs` runs of `feeds`, in the order in which they ran.
 
-    With `optimized` the graph that was run is written there. Raises ModelRefused and ShapeMismatch like Session.
+    With `optimized` the graph that was run is written there. With `weights` their shapes are told, too, which costs
+    one more session: what was packed while loading is gone from the profile. Raises ModelRefused and ShapeMismatch
+    like Session.
     """
+    timed = _profiled(model, feeds, runs=runs, settings=settings, optimized=optimized)
+    if not weights:
+        return timed
+    plain = {node.name: node for node in _profiled(model, feeds, runs=1, settings=replace(settings, prepacking=False))}
+    return tuple(_with_weights(node, plain.get(node.name)) for node in timed)
+
+
+def _with_weights(node: OperatorTime, plain: OperatorTime | None) -> OperatorTime:
+    if plain is None or plain.operator != node.operator:
+        return node
+    return replace(node, shapes=plain.shapes, inputs=plain.inputs, parameter_bytes=plain.parameter_bytes)
+
+
+def _profiled(
+    model: str | Path | bytes,
+    feeds: Mapping[str, np.ndarray],
+    *,
+    runs: int,
+    settings: Settings,
+    optimized: Path | None = None,
+) -> tuple[OperatorTime, ...]:
     with tempfile.TemporaryDirectory() as folder:
         session = Session(model, settings, profile=str(Path(folder) / "profile"), optimized=str(optimized or ""))
         for _ in range(runs + 1):

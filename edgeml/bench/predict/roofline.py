@@ -6,7 +6,7 @@ time = call + nodes + sum over classes of max(MACs / reachable rate, weights / b
 from __future__ import annotations
 
 from edgeml.artifacts import OnnxModel, Prediction
-from edgeml.bench import prior
+from edgeml.bench.predict import prior
 from edgeml.devices import DeviceProfile
 from edgeml.graph import Cost, cost
 
@@ -21,7 +21,7 @@ def predict(model: OnnxModel, board: DeviceProfile, threads: int = 1) -> Predict
     predicted = (known + unknown) * 1e3
     coverage = known / (known + unknown)
     factor = RANGE_FACTOR / coverage  # what no rule explains widens the range
-    return Prediction(predicted / factor, predicted, predicted * factor, _memory_mb(work, model), "prior", coverage)
+    return Prediction(predicted / factor, predicted, predicted * factor, memory_mb(model, work), "prior", coverage)
 
 
 def _seconds(work: Cost, board: DeviceProfile, threads: int) -> tuple[float, float]:
@@ -43,7 +43,9 @@ def _seconds(work: Cost, board: DeviceProfile, threads: int) -> tuple[float, flo
     return overhead + compute + moved + visits, odd * prior.INSTRUCTIONS_PER_UNKNOWN / rate
 
 
-def _memory_mb(work: Cost, model: OnnxModel) -> float:
+def memory_mb(model: OnnxModel, work: Cost | None = None) -> float:
+    """Return the resident megabytes, at the peak while loading, of a process that serves `model`."""
+    work = work or cost(model)
     weights = max(work.weight_bytes, len(model.data)) / 1e6
     activations = prior.ACTIVATION_FACTOR * work.activation_bytes / 1e6
     return prior.RUNTIME_MB + prior.SESSION_MB + prior.WEIGHT_FACTOR * weights + activations

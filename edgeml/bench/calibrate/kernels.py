@@ -1,0 +1,402 @@
+"""Micro-models: about two hundred graphs of one operator each, whose times on a device say what its kernels cost.
+
+Sizes are drawn from those that vision, speech and sensor networks have, channels both multiples of the blocked
+layout's width and not. Weights are read cold, after something else has filled the caches, as in a network.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgeml.bench.calibrate.blocks import Activation, Builder
+
+SIZES = (3, 4, 5, 6, 7, 10, 13, 14, 20, 26, 28, 40, 52, 56, 80, 112)
+CHANNELS = (16, 24, 32, 40, 48, 64, 80, 96, 116, 128, 160, 192, 256, 320, 512, 768)
+DEPTHWISE = (8, 16, 24, 32, 40, 48, 64, 72, 96, 116, 120, 128, 144, 192, 240, 256, 384, 512, 576)
+WIDE = (32, 64, 96, 128, 160, 192, 256, 320, 384, 480, 512, 576, 672, 768, 960, 1152)
+MOST_WARM = 6 << 20  # bytes read between runs that leave weights in the last cache, but in no nearer one
+UNEVEN = (11, 12, 22, 36, 44, 58, 72, 88, 92, 116, 120, 132, 184, 200, 264)
+LEAST_MACS, MOST_MACS, MOST_ELEMENTS = 2e5, 8e7, 1.2e6
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A micro-model: a graph, and the shape of its one float32 input."""
+
+    name: str
+    data: bytes
+    shape: tuple[int, ...]
+    evicted: int  # bytes that are read between two runs of it
+
+
+def kernels(cache: int, *, seed: int = 0) -> list[Kernel]:
+    """Return every micro-model for a device with a last-level cache of `cache` bytes, the same ones for one `seed`.
+
+    Each third is run with twice the cache read in between, so that its weights come from memory.
+    """
+    draw = random.Random(seed)
+    made: list[Kernel] = []
+    for name, count, build in TABLE:
+        for index in range(count):
+            evicted = 2 * cache if index % 3 == 2 else min(cache // 2, MOST_WARM)
+            model, shape = build(draw, evicted)
+            made.append(Kernel(f"{name} {index}", model, shape, evicted))
+    return made
+
+
+Built = tuple[bytes, tuple[int, ...]]
+Build = Callable[[random.Random, int], Built]  # with the bytes to read before the kernel, where weights matter
+
+
+def _conv(kernel: int, stride: int = 1, *, kind: str = "", int8: bool = False) -> Build:
+    def build(draw: random.Random, evicted: int) -> Built:
+        while True:
+            size, channels, out = draw.choice(SIZES), draw.choice(CHANNELS), draw.choice(CHANNELS)
+            match kind:
+                case "depthwise":
+                    out = channels = group = draw.choice(DEPTHWISE)
+                case "depthwise uneven":
+                    out = channels = group = draw.choice(UNEVEN)
+                case "few" | "one":
+                    size, group = (1 if kind == "one" else draw.choice((2, 3, 4, 5, 6, 7))), 1
+                    channels, out = draw.choice(WIDE), draw.choice(WIDE)
+                    channels = channels if kind == "few" else draw.choice((8, 24, 32, 48, channels))
+                case "uneven":
+                    channels, out, group = draw.choice(UNEVEN), draw.choice((*UNEVEN, *CHANNELS)), 1
+                case "first":
+                    channels, group, size = draw.choice((1, 3)), 1, draw.choice((32, 49, 64, 96, 128, 160, 224))
+                    out = draw.choice((8, 16, 24, 32, 64))
+                case "grouped":
+                    group = draw.choice((2, 4, 8))
+                    channels, out = group * draw.choice((8, 16, 32)), group * draw.choice((8, 16, 32))
+                case _:
+                    group = 1
+            macs = math.ceil(size / stride) ** 2 * out * channels / group * kernel**2
+            least = LEAST_MACS / (20 if group > 1 else 100 if kind in ("few", "one") else 1)
+            if least < macs < MOST_MACS and size**2 * max(channels, out / stride**2) < MOST_ELEMENTS:
+                break
+        net = Builder((1, channels, size, size), int8=int8)
+        act: Activation = draw.choice(("", "Relu"))
+        made = net.conv(net.evicted("x", evicted), out, kernel=kernel, stride=stride, group=group, act=act)
+        return net.done(made), net.shapes["x"]
+
+    return build
+
+
+def _gated(activation: str, *, int8: bool = False) -> Build:
+    """A pointwise convolution with an activation that stays an operator of its own."""
+
+    def build(draw: random.Random, evicted: int) -> Built:
+        size, channels = draw.choice(SIZES[3:13]), draw.choice(CHANNELS[:10])
+        net = Builder((1, channels, size, size), int8=int8)
+        return net.done(net.conv("x", channels, act=activation)), net.shapes["x"]  # type: ignore[arg-type]
+
+    return build
+
+
+def _dense(rows: tuple[int, ...], *, int8: bool = False, act: Activation = "") -> Build:
+    """A product with a bias, and perhaps an activation."""
+
+    def build(draw: random.Random, evicted: int) -> Built:
+        count, inner = draw.choice(rows), draw.choice((64, 96, 128, 192, 256, 400, 512, 784, 1024, 1280, 2048))
+        out = draw.choice((10, 32, 64, 100, 128, 256, 512, 1000, 1024))
+        net = Builder((count, inner), int8=int8)
+        return net.done(net.dense(net.evicted("x", evicted), out, act=act)), net.shapes["x"]
+
+    return build
+
+
+def _product(rows: tuple[int, ...], *, int8: bool = False) -> Build:
+    """A product without a bias whose answer stays a float, as the last layer of a quantized network has it."""
+
+    def build(draw: random.Random, evicted: int) -> Built:
+        count, inner = draw.choice(rows), draw.choice((64, 128, 256, 512, 1024, 1280))
+        out = draw.choice((10, 64, 100, 256, 1000))
+        net = Builder((count, inner), int8=int8)
+        x = net.quantized(net.evicted("x", evicted)) if int8 else net.evicted("x", evicted)
+        return net.done(net.add("MatMul", [x, net.fixed(inner, out)], (count, out))), net.shapes["x"]
+
+    return build
+
+
+def _attention(draw: random.Random, evicted: int) -> Built:
+    """The two batched products of attention, and its softmax."""
+    heads, length, inner = draw.choice((2, 4, 8)), draw.choice((32, 64, 128, 196)), draw.choice((16, 32, 64))
+    net = Builder((1, heads, length, inner))
+    other = net.add("Transpose", ["x"], (1, heads, inner, length), perm=[0, 1, 3, 2])
+    scores = net.add("MatMul", ["x", other], (1, heads, length, length))
+    share = net.add("Softmax", [scores], (1, heads, length, length), axis=-1)
+    return net.done(net.add("MatMul", [share, "x"], (1, heads, length, inner))), net.shapes["x"]
+
+
+def _tokens(draw: random.Random, evicted: int) -> Built:
+    """A product over tokens with a weight, with the norm and the activation that surround it in a transformer."""
+    length, inner, out = draw.choice((32, 64, 128, 196)), draw.choice((64, 128, 192, 256)), draw.choice((64, 256, 768))
+    net = Builder((1, length, inner))
+    normed = net.add("LayerNormalization", ["x", net.weight(inner), net.weight(inner)], (1, length, inner), axis=-1)
+    wide = net.add("MatMul", [normed, net.weight(inner, out)], (1, length, out))
+    shifted = net.add("Add", [wide, net.weight(out)], (1, length, out))
+    scaled = net.add("Div", [shifted, _constant(net, math.sqrt(2))], (1, length, out))
+    half = net.add("Add", [net.add("Erf", [scaled], (1, length, out)), _constant(net, 1.0)], (1, length, out))
+    product = net.add("Mul", [shifted, half], (1, length, out))
+    return net.done(net.add("Mul", [product, _constant(net, 0.5)], (1, length, out))), net.shapes["x"]
+
+
+def _constant(net: Builder, value: float) -> str:
+    name = f"c{len(net.weights)}"
+    net.weights[name] = np.array(value, np.float32)
+    return name
+
+
+def _unary(operator: str, **attributes: Any) -> Build:
+    def build(draw: random.Random, evicted: int) -> Built:
+        shape = _picture(draw)
+        net = Builder(shape)
+        return net.done(net.add(operator, ["x"], shape, **attributes)), shape
+
+    return build
+
+
+def _binary(operator: str, *, broadcast: bool = False, int8: bool = False) -> Build:
+    def build(draw: random.Random, evicted: int) -> Built:
+        shape = _picture(draw)
+        net = Builder(shape, int8=int8)
+        if broadcast:
+            return net.done(net.add(operator, ["x", net.weight(1, shape[1], 1, 1)], shape)), shape
+        if int8 and operator == "Mul":
+            both = [net.quantized("x"), net.quantized(net.add("Neg", ["x"], shape))]
+            return net.done(net.quantized(net.add("Mul", both, shape))), shape
+        if int8:
+            return net.done(net.sum(net.quantized("x"), net.activate(net.quantized("x"), "Relu"))), shape
+        return net.done(net.add(operator, ["x", net.add("Neg", ["x"], shape)], shape)), shape
+
+    return build
+
+
+def _pool(operator: str) -> Build:
+    def build(draw: random.Random, evicted: int) -> Built:
+        rows, channels, size, _ = _picture(draw)
+        net, kernel, stride = Builder((rows, channels, size, size)), draw.choice((2, 3)), draw.choice((1, 2))
+        out = (size - kernel) // stride + 1
+        made = net.add(
+            operator, ["x"], (rows, channels, out, out), kernel_shape=[kernel, kernel], strides=[stride, stride]
+        )
+        return net.done(made), net.shapes["x"]
+
+    return build
+
+
+def _global(draw: random.Random, evicted: int) -> Built:
+    net = Builder(_picture(draw))
+    return net.done(net.pooled("x")), net.shapes["x"]
+
+
+def _plain_global(draw: random.Random, evicted: int) -> Built:
+    """A mean over the picture outside of the blocked layout, as int8 networks have it."""
+    rows, channels, size, _ = _picture(draw)
+    net = Builder((rows, channels + 1, size, size))  # an uneven count is never blocked
+    return net.done(net.pooled("x")), net.shapes["x"]
+
+
+def _int8_between(draw: random.Random, evicted: int) -> Built:
+    """What stands between int8 convolutions: pools, activations, a concatenation and a gate by channel."""
+    size, channels = draw.choice(SIZES[5:13]), draw.choice(CHANNELS[:10])
+    net, shape = Builder((1, channels, size, size), int8=True), (1, channels, size, size)
+    left, right = net.conv("x", channels), net.conv("x", channels)
+    gate = net.quantized(net.add("Sigmoid", [left], shape))
+    gated = net.quantized(net.add("Mul", [left, gate], shape))
+    leaky = net.quantized(net.add("LeakyRelu", [right], shape, alpha=0.1))
+    both = net.quantized(net.add("Concat", [gated, leaky], (1, 2 * channels, size, size), axis=1))
+    half = (1, 2 * channels, size // 2, size // 2)
+    window: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [2, 2]}
+    largest = net.quantized(net.add("MaxPool", [both], half, **window))
+    mean = net.quantized(net.add("AveragePool", [both], half, **window))
+    whole = net.quantized(net.add("GlobalAveragePool", [net.conv(mean, channels)], (1, channels, 1, 1)))
+    return net.done(net.conv(largest, channels), whole), net.shapes["x"]
+
+
+def _normalize(draw: random.Random, evicted: int) -> Built:
+    """A picture with channels last, scaled and shifted by channel before it is transposed."""
+    size, channels = draw.choice((32, 64, 96, 128, 160)), draw.choice((1, 3, 3, 8))
+    net = Builder((1, size, size, channels))
+    scaled = net.add("Mul", ["x", net.weight(channels)], net.shapes["x"])
+    moved = net.add("Sub", [scaled, net.weight(channels)], net.shapes["x"])
+    return net.done(net.add("Transpose", [moved], (1, channels, size, size), perm=[0, 3, 1, 2])), net.shapes["x"]
+
+
+def _cut(operator: str) -> Build:
+    """A picture with a border more, or less."""
+
+    def build(draw: random.Random, evicted: int) -> Built:
+        rows, channels, size, _ = _picture(draw)
+        net = Builder((rows, channels, size, size))
+        if operator == "Pad":
+            net.weights["border"] = np.array([0, 0, 0, 0, 0, 0, 1, 1], np.int64)
+            return net.done(net.add("Pad", ["x", "border"], (rows, channels, size + 1, size + 1))), net.shapes["x"]
+        net.weights |= {"first": np.array([1, 1]), "last": np.array([size, size]), "axes": np.array([2, 3])}
+        return net.done(
+            net.add("Slice", ["x", "first", "last", "axes"], (rows, channels, size - 1, size - 1))
+        ), net.shapes["x"]
+
+    return build
+
+
+def _mean_of_picture(draw: random.Random, evicted: int) -> Built:
+    rows, channels, size, _ = _picture(draw)
+    net = Builder((rows, channels, size, size))
+    return net.done(net.add("ReduceMean", ["x"], (rows, channels, 1, 1), axes=[2, 3], keepdims=1)), net.shapes["x"]
+
+
+def _blocked(draw: random.Random, evicted: int) -> Built:
+    """What stands between convolutions: pool, sum, concatenation and a gate by channel, in the layout of theirs."""
+    size, channels = draw.choice(SIZES[5:13]), draw.choice(CHANNELS[:10])
+    net = Builder((1, channels, size, size))
+    left, right = net.conv("x", channels), net.conv("x", channels)
+    summed = net.sum(left, right)
+    gate = net.add("GlobalAveragePool", [summed], (1, channels, 1, 1))
+    gate = net.activate(net.conv(gate, channels, act=""), draw.choice(("Relu", "SiLU")))
+    scaled = net.add("Mul", [summed, net.add("Sigmoid", [gate], (1, channels, 1, 1))], (1, channels, size, size))
+    half = -(-size // 2)
+    pooled = net.add(
+        draw.choice(("MaxPool", "AveragePool")),
+        [scaled],
+        (1, channels, half, half),
+        kernel_shape=[3, 3],
+        strides=[2, 2],
+        pads=[1, 1, 1, 1] if size % 2 else [0, 0, 1, 1],
+    )
+    both = net.add("Concat", [left, right], (1, 2 * channels, size, size), axis=1)
+    return net.done(pooled, net.conv(both, channels)), net.shapes["x"]
+
+
+def _concat(draw: random.Random, evicted: int) -> Built:
+    rows, channels, size, _ = _picture(draw)
+    net = Builder((rows, channels, size, size))
+    other = net.add("Relu", ["x"], net.shapes["x"])
+    return net.done(net.add("Concat", ["x", other], (rows, 2 * channels, size, size), axis=1)), net.shapes["x"]
+
+
+def _resize(draw: random.Random, evicted: int) -> Built:
+    rows, channels, size, _ = _picture(draw)
+    net = Builder((rows, channels, size, size))
+    net.weights["twice"] = np.array([1, 1, 2, 2], np.float32)
+    shape = (rows, channels, 2 * size, 2 * size)
+    mode = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    return net.done(net.add("Resize", ["x", "", "twice"], shape, **mode)), net.shapes["x"]
+
+
+def _transpose(draw: random.Random, evicted: int) -> Built:
+    rows, channels, height, width = _picture(draw)
+    net = Builder((rows, channels, height, width))
+    return net.done(net.add("Transpose", ["x"], (rows, height, width, channels), perm=[0, 2, 3, 1])), net.shapes["x"]
+
+
+def _rows(operator: str) -> Build:
+    """Along the last axis of a matrix: a softmax, a mean."""
+
+    def build(draw: random.Random, evicted: int) -> Built:
+        rows, inner = draw.choice((32, 64, 128, 512)), draw.choice((16, 64, 196, 256, 1000))
+        net = Builder((rows, inner))
+        if operator == "Softmax":
+            return net.done(net.add("Softmax", ["x"], (rows, inner), axis=-1)), net.shapes["x"]
+        return net.done(net.add(operator, ["x"], (rows, 1), axes=[1], keepdims=1)), net.shapes["x"]
+
+    return build
+
+
+def _recurrent(operator: str, gates: int) -> Build:
+    def build(draw: random.Random, evicted: int) -> Built:
+        steps, inner, hidden = (
+            draw.choice((8, 16, 32, 64)),
+            draw.choice((8, 16, 40, 64)),
+            draw.choice((16, 32, 64, 128)),
+        )
+        net = Builder((steps, 1, inner))
+        weights = [net.weight(1, gates * hidden, inner), net.weight(1, gates * hidden, hidden)]
+        inputs = ["x", *weights, net.weight(1, 2 * gates * hidden)]
+        return net.done(net.add(operator, inputs, (steps, 1, 1, hidden), hidden_size=hidden)), net.shapes["x"]
+
+    return build
+
+
+def _quantize(draw: random.Random, evicted: int) -> Built:
+    """To int8 and back, with a move between them that keeps the two apart."""
+    rows, channels, height, width = _picture(draw)
+    net = Builder((rows, channels, height, width), int8=True)
+    whole = net.add("QuantizeLinear", ["x", "scale", "middle"], net.shapes["x"])
+    moved = net.add("Transpose", [whole], (rows, height, width, channels), perm=[0, 2, 3, 1])
+    return net.done(
+        net.add("DequantizeLinear", [moved, "scale", "middle"], (rows, height, width, channels))
+    ), net.shapes["x"]
+
+
+def _picture(draw: random.Random) -> tuple[int, int, int, int]:
+    while True:
+        size, channels = draw.choice(SIZES), draw.choice(CHANNELS)
+        if 4_000 < size * size * channels < 400_000:
+            return 1, channels, size, size
+
+
+def _table() -> Iterator[tuple[str, int, Build]]:
+    for int8 in (False, True):
+        word = " int8" if int8 else ""
+        yield f"pointwise{word}", 22 - 4 * int8, _conv(1, int8=int8)
+        yield f"depthwise 3{word}", 14, _conv(3, kind="depthwise", int8=int8)
+        yield f"depthwise 3 strided{word}", 12, _conv(3, 2, kind="depthwise", int8=int8)
+        yield f"depthwise 5{word}", 9, _conv(5, kind="depthwise", int8=int8)
+        yield f"3x3{word}", 9, _conv(3, int8=int8)
+        yield f"3x3 strided{word}", 5, _conv(3, 2, int8=int8)
+        yield f"5x5{word}", 2, _conv(5, int8=int8)
+        yield f"pointwise few{word}", 10, _conv(1, kind="few", int8=int8)
+        yield f"pointwise one{word}", 8, _conv(1, kind="one", int8=int8)
+        yield f"3x3 few{word}", 8, _conv(3, kind="few", int8=int8)
+        yield f"pointwise uneven{word}", 8, _conv(1, kind="uneven", int8=int8)
+        yield f"3x3 uneven{word}", 4, _conv(3, kind="uneven", int8=int8)
+        for kernel, stride in ((3, 1), (3, 2), (5, 1), (5, 2), (7, 1), (7, 2)):
+            name = f"depthwise uneven {kernel}{' strided' * (stride > 1)}{word}"
+            yield name, 4, _conv(kernel, stride, kind="depthwise uneven", int8=int8)
+        yield f"first{word}", 10, _conv(3, 2, kind="first", int8=int8)
+        yield f"grouped{word}", 5, _conv(3, kind="grouped", int8=int8)
+        yield f"vector product{word}", 9, _dense((1,), int8=int8)
+        yield f"matrix product{word}", 6, _dense((8, 32, 64), int8=int8)
+        yield f"vector product relu{word}", 3, _dense((1,), int8=int8, act="Relu")
+        yield f"bare vector product{word}", 5, _product((1,), int8=int8)
+        yield f"bare matrix product{word}", 4, _product((8, 32, 64), int8=int8)
+        yield f"silu{word}", 3, _gated("SiLU", int8=int8)
+        yield f"hard-swish{word}", 3, _gated("HardSwish", int8=int8)
+        yield f"add{word}", 4, _binary("Add", int8=int8)
+        yield f"mul{word}", 4, _binary("Mul", int8=int8)
+    yield "mul by channel", 4, _binary("Mul", broadcast=True)
+    yield "add by channel", 4, _binary("Add", broadcast=True)
+    yield "int8 between", 10, _int8_between
+    yield "normalize", 4, _normalize
+    yield "pad", 3, _cut("Pad")
+    yield "slice", 3, _cut("Slice")
+    yield "mean of picture", 4, _mean_of_picture
+    for operator in ("Relu", "Sigmoid", "Tanh", "Erf", "Exp", "Sqrt"):
+        yield operator.lower(), 3, _unary(operator)
+    yield "leaky relu", 2, _unary("LeakyRelu", alpha=0.1)
+    yield "max pool", 4, _pool("MaxPool")
+    yield "average pool", 3, _pool("AveragePool")
+    yield "global pool", 4, _global
+    yield "plain global pool", 4, _plain_global
+    yield "blocked", 8, _blocked
+    yield "concat", 3, _concat
+    yield "resize", 3, _resize
+    yield "transpose", 4, _transpose
+    yield "softmax", 3, _rows("Softmax")
+    yield "mean", 3, _rows("ReduceMean")
+    yield "attention", 5, _attention
+    yield "tokens", 5, _tokens
+    yield "lstm", 5, _recurrent("LSTM", 4)
+    yield "gru", 5, _recurrent("GRU", 3)
+    yield "quantize", 4, _quantize
+
+
+TABLE = tuple(_table())

@@ -1,0 +1,61 @@
+"""`edgeml devices calibrate`: what the kernels of a device cost, so that models can be predicted for it."""
+
+from __future__ import annotations
+
+import click
+
+from edgeml.cli.screen import json_option, show_json, show_table
+
+
+@click.command("calibrate")
+@click.option("--local", is_flag=True, help="This machine; it becomes the board `this-machine`.")
+@click.option("--name", default="this-machine", show_default=True, help="The board that it becomes.")
+@click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Of the sessions.")
+@click.option("--force", is_flag=True, help="Begin anew, where an interrupted calibration would go on.")
+@json_option
+def devices_calibrate(*, local: bool, name: str, threads: int, force: bool, as_json: bool) -> None:
+    """Measure about 250 micro-models and five reference nets; minutes on a small board, and Ctrl-C may interrupt it."""
+    from edgeml.pipeline.calibration import calibrate_here
+
+    if not local:
+        raise click.UsageError("give --local: it calibrates this machine; run it on the board itself")
+    with _Bar() as bar:
+        found = calibrate_here(board=name, threads=threads, force=force, progress=bar.show)
+    if as_json:
+        show_json(found)
+        return
+    show_table(
+        ["reference net", "predicted / measured"],
+        [[net, f"{ratio:.2f}"] for net, ratio in found["references"].items()],
+    )
+    for doubt in found["doubts"]:
+        click.echo(f"disturbed: {doubt}", err=True)
+    click.echo(
+        f"\n{found['samples']} samples of {found['classes']} classes in {found['seconds']:.0f} s, "
+        f"median error {found['median_error']:.1%}\n{found['calibration']}\n"
+        f"now: edgeml bench MODEL --device {found['board']} --predict-only"
+    )
+
+
+class _Bar:
+    """A progress bar on a terminal; a line every tenth when piped."""
+
+    def __enter__(self) -> _Bar:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self._console, self._tenth = Console(stderr=True), -1
+        self._progress = Progress(console=self._console, disable=not self._console.is_terminal)
+        self._task = self._progress.add_task("calibrate", total=None)
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, done: int, total: int, what: str) -> None:
+        """Show that `done` of `total` are finished, and what is at work."""
+        self._progress.update(self._task, completed=done, total=total, description=f"{what:<24}")
+        if not self._console.is_terminal and 10 * done // total > self._tenth:
+            self._tenth = 10 * done // total
+            self._console.print(f"calibrate {10 * self._tenth} %: {what}", highlight=False)
