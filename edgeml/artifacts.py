@@ -221,17 +221,35 @@ class Measurement:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
+Method = Literal["prior", "emulated", "calibrated", "measured", "combined"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one method says about a latency, in ms, and its share in the prediction that was made of all of them."""
+
+    method: Method
+    low: float
+    predicted: float
+    high: float
+    weight: float = 1.0
+
+
 @dataclass(frozen=True)
 class Prediction:
-    """Latency (ms, one row) and memory (MB) on a board nobody has here: never one number without its range."""
+    """Latency (ms, one row) and memory (MB) on a board nobody has here: never one number without its range.
+
+    The range is meant to hold the truth nine times out of ten.
+    """
 
     low: float
     predicted: float
     high: float
     memory_mb: float
-    method: Literal["prior", "calibrated", "measured"] = "prior"
+    method: Method = "prior"
     coverage: float = 1.0  # share of the predicted time that known operator classes explain
     notes: tuple[str, ...] = ()  # what widened the range
+    sources: tuple[Estimate, ...] = ()  # every estimate there was; empty where `method` is the only one
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
     Variant -measure_here-> Measurement;  OnnxModel x DeviceProfile -predict-> Prediction
     Device -calibrate-> Calibration;  OnnxModel x Calibration -predict_calibrated-> Prediction
+    Variant x Known -predict_for-> Prediction, of everything that is known of the board
     Variants, Verdicts, Predictions -choose-> Choice
 
 A prediction is never one number without its range.
@@ -10,12 +11,13 @@ A prediction is never one number without its range.
 from edgeml.bench.calibrate import Calibration, Here, calibrate, read_calibration
 from edgeml.bench.choose import choose, nearest_failure
 from edgeml.bench.measure import measure_here, one_query
-from edgeml.bench.predict import Kernels, predict, predict_calibrated
+from edgeml.bench.predict import Kernels, Known, predict, predict_calibrated, predict_for
 
 __all__ = [
     "Calibration",
     "Here",
     "Kernels",
+    "Known",
     "calibrate",
     "choose",
     "measure_here",
@@ -23,5 +25,6 @@ __all__ = [
     "one_query",
     "predict",
     "predict_calibrated",
+    "predict_for",
     "read_calibration",
 ]

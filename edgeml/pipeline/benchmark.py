@@ -11,11 +11,11 @@ import numpy as np
 
 from edgeml import bench, convert
 from edgeml.artifacts import FP32, Measurement, OnnxModel, Prediction, Rows, Variant
-from edgeml.devices import find_board, read_boards
+from edgeml.devices import read_boards
 from edgeml.errors import NotFound
 from edgeml.files import read_bundle
 from edgeml.graph import random_rows
-from edgeml.pipeline.calibration import THIS_MACHINE, find_calibration
+from edgeml.pipeline.calibration import known_of
 from edgeml.pipeline.examine import bundle_models
 from edgeml_runtime.measure import Plan, Scenario, tune
 from edgeml_runtime.wire.manifest import Settings
@@ -107,14 +107,9 @@ def sustained(measurement: Measurement) -> dict[str, Any]:
 
 
 def _predict(variant: Variant, rows: Rows, where: tuple[str, int]) -> Prediction:
-    """Return the prediction for a board and threads: by its calibration where there is one, else by its profile."""
+    """Return the prediction for a board and threads, of all that is known of it."""
     board, threads = where
-    calibration = find_calibration(board)
-    if calibration is not None:
-        return bench.predict_calibrated(variant.model, bench.one_query(variant, rows), calibration)
-    if board == THIS_MACHINE:
-        raise NotFound("this machine is not calibrated yet: run `edgeml devices calibrate --local`, it takes a minute")
-    return bench.predict(variant.model, find_board(board), threads)
+    return bench.predict_for(variant, known_of(board, rows=rows, threads=threads))
 
 
 def _result(names: tuple[str, str], measured: Mapping[str, Any] | None, predicted: Prediction | None) -> dict[str, Any]:
@@ -130,6 +125,7 @@ def _result(names: tuple[str, str], measured: Mapping[str, Any] | None, predicte
             "method": predicted.method,
             "coverage": predicted.coverage,
             "notes": list(predicted.notes),
+            "sources": [asdict(source) for source in predicted.sources],
         }
         memory["predicted"] = predicted.memory_mb
     return result | {"memory_mb": memory}

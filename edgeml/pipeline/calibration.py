@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 
 from edgeml import bench
+from edgeml.artifacts import Rows
+from edgeml.devices import find_board
+from edgeml.errors import NotFound
 from edgeml.files import write_atomic
 from edgeml_runtime.wire.manifest import Settings
 
@@ -30,6 +33,18 @@ def find_calibration(board: str) -> bench.Calibration | None:
     """Return the calibration of `board` if there is one; raise DataError when its file is corrupt."""
     path = devices_folder() / f"{board}.calibration.json"
     return bench.read_calibration(path) if path.exists() else None
+
+
+def known_of(board: str, *, rows: Rows, threads: int = 1) -> bench.Known:
+    """Return all that is known of `board`; raise NotFound when that is nothing. `rows` hold one query of the model."""
+    calibration = find_calibration(board)
+    if board == THIS_MACHINE:
+        if calibration is None:
+            raise NotFound(
+                "this machine is not calibrated yet: run `edgeml devices calibrate --local`, it takes a minute"
+            )
+        return bench.Known(calibration=calibration, rows=rows, threads=threads)
+    return bench.Known(profile=find_board(board), calibration=calibration, rows=rows, threads=threads)
 
 
 def calibrate_here(

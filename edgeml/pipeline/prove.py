@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from edgeml import bench, bundle, quantize, verify
 from edgeml.artifacts import FP32, Bundle, Choice, Measurement, OnnxModel, Rows, Skipped, Variant, Verdict
-from edgeml.devices import find_board
 from edgeml.errors import NothingFits, VerificationError
 from edgeml.files import Cache
+from edgeml.pipeline.calibration import known_of
 from edgeml.pipeline.plan import key, versions
 from edgeml.pipeline.runtimes import loadable
 from edgeml.pipeline.subject import Proof, Stopwatch, Subject
@@ -49,7 +49,10 @@ def prove(model: OnnxModel, subject: Subject, desk: Desk) -> Proof:
             watch.say(f"{choice.board}: {choice.reason}")
     with watch.stage("bundle"):
         shipped = tuple(variant for variant in variants if verdicts[variant.recipe].passed)
-        made_bundle = desk.cache.stage("bundle", run_key, lambda: _bundle(shipped, choices, Judged(subject, verdicts)))
+        told = [(choice.board, choice.variant, choice.reason) for choice in choices.values()]  # of today's calibrations
+        made_bundle = desk.cache.stage(
+            "bundle", key(run_key, told), lambda: _bundle(shipped, choices, Judged(subject, verdicts))
+        )
         watch.say(f"release {made_bundle.manifest.release}, {sum(map(len, made_bundle.blobs.values())):,} bytes")
     return Proof(
         variants=variants,
@@ -129,7 +132,7 @@ def _choices(variants: Sequence[Variant], verdicts: Mapping[str, Verdict], conte
     for target in context.subject.project.devices:
         choices[target.board] = bench.choose(
             target,
-            find_board(target.board),
+            known_of(target.board, rows=context.subject.held_out, threads=target.threads),
             variants=variants,
             verdicts=list(verdicts.values()),
             measurements=list(context.measurements.values()),

@@ -35,10 +35,16 @@ def a_product(rows: int = 128, inner: int = 512, outer: int = 512) -> tuple[list
     return [item for item in quantize(model, data, ["int8"]) if isinstance(item, Variant)], data
 
 
-def chosen(variants, *, board=PI_4, failed=(), measurements=(), **limits):
+def chosen(variants, *, board=PI_4, failed=(), measurements=(), known=None, **limits):
     target = Board(board=board.name, **limits)
     verdicts = [a_verdict(variant.recipe, passed=variant.recipe not in failed) for variant in variants]
-    return bench.choose(target, board, variants=variants, verdicts=verdicts, measurements=measurements)
+    return bench.choose(
+        target,
+        bench.Known(profile=board, **(known or {})),
+        variants=variants,
+        verdicts=verdicts,
+        measurements=measurements,
+    )
 
 
 @pytest.mark.parametrize("name", sorted(read_boards()))

@@ -1,10 +1,13 @@
 """Latency and memory of a graph on a board, always with a range and the method it comes from.
 
-OnnxModel x DeviceProfile -predict-> Prediction;  OnnxModel x Calibration -predict_calibrated-> Prediction
+OnnxModel x DeviceProfile -predict-> Prediction, "prior";  OnnxModel x Calibration -predict_calibrated-> Prediction
+Variant x Known -predict_for-> Prediction: measured, or every estimate combined
 """
 
 from edgeml.bench.predict.calibrated import predict_calibrated
+from edgeml.bench.predict.combine import combine
 from edgeml.bench.predict.fit import Kernels
+from edgeml.bench.predict.known import Known, predict_for
 from edgeml.bench.predict.roofline import predict
 
-__all__ = ["Kernels", "predict", "predict_calibrated"]
+__all__ = ["Kernels", "Known", "combine", "predict", "predict_calibrated", "predict_for"]
