@@ -1,8 +1,12 @@
-"""The command `edgeml-agent`: parse, call one function, print. Errors are one line; see `DeviceError.exit_code`."""
+"""The command `edgeml-agent`: parse, call one function, print. Errors are one line; see `DeviceError.exit_code`.
+
+onnxruntime is opened only by the commands that need it: the doctor must live where importing it kills the process.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import logging
 import os
@@ -12,8 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeml_runtime import __version__, config, doctor, local
-from edgeml_runtime.agent import Agent
+from edgeml_runtime import __version__, config, doctor
+from edgeml_runtime.architecture import refuse_architecture
 from edgeml_runtime.config import Config
 from edgeml_runtime.errors import AgentRefused, DeviceError
 
@@ -64,7 +68,7 @@ def _run(options: argparse.Namespace) -> int:
     logging.basicConfig(
         level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
-    agent = Agent(options.state, config.read_config(options.state))
+    agent = _open("agent").Agent(options.state, config.read_config(options.state))
     received: list[int] = []
 
     def end(number: int, _frame: Any) -> None:
@@ -78,7 +82,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    told = local.status(options.state)
+    told = _open("local").status(options.state)
     if options.json:
         _print_json(told)
         return 0
@@ -102,7 +106,7 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    told = local.predict(options.state, options.data)
+    told = _open("local").predict(options.state, options.data)
     if options.json:
         _print_json(told)
         return 0
@@ -113,12 +117,16 @@ def _predict(options: argparse.Namespace) -> int:
 
 def _doctor(options: argparse.Namespace) -> int:
     checks = doctor.examine(options.state)
+    healthy = all(check.ok for check in checks)
     if options.json:
-        _print_json({"ok": all(check.ok for check in checks), "checks": [vars(check) for check in checks]})
-    else:
-        for check in checks:
-            print(f"{'ok  ' if check.ok else 'FAIL'}  {check.name:13}{check.detail}")
-    return 0 if all(check.ok for check in checks) else 1
+        _print_json({"ok": healthy, "checks": [check.to_plain() for check in checks]})
+        return 0 if healthy else 1
+    for check in checks:
+        found = check.finding
+        print(f"{found.level if check.ok else 'FAIL':5} {check.name:14} {found.detail}")
+        if found.fix:
+            print(f"{'':6}{'fix':14} {found.fix}")
+    return 0 if healthy else 1
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
@@ -160,6 +168,17 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("data", metavar="DATA", help="a .csv or .json file, or - for standard input")
     commands.add_parser("doctor", parents=[told], help="check everything this device needs")
     return parser
+
+
+def _open(room: str) -> Any:
+    """Return the module `room` with the onnxruntime it needs; raise AgentRefused where there is none to need."""
+    refuse_architecture()
+    try:
+        return importlib.import_module(f"edgeml_runtime.{room}")
+    except ImportError as error:
+        if error.name is not None and error.name.startswith("edgeml_runtime"):
+            raise  # a bug of ours, not an installation
+        raise AgentRefused(f"{error}; `edgeml-agent doctor` says what to install") from error
 
 
 def _key(given: str) -> str:

@@ -203,19 +203,12 @@ def test_the_doctor_finds_a_healthy_device_and_a_missing_broker(agent: AgentProc
     done = agent.command("doctor", "--json")
     told = json.loads(done.stdout)
     assert done.returncode == 0 and told["ok"], told
-    assert [check["name"] for check in told["checks"]] == ["enrolled", *doctor.CHECKS]
+    assert [check["name"] for check in told["checks"]] == list(doctor.CHECKS)
     broker.kill()
     done = agent.command("doctor")
     assert done.returncode == 1
     failed = [line for line in done.stdout.splitlines() if line.startswith("FAIL")]
     assert len(failed) == 1 and "does not answer" in failed[0]
-
-
-@pytest.mark.parametrize("name", sorted(doctor.CHECKS))
-def test_every_check_of_the_doctor_answers_without_an_enrolled_device(tmp_path: Path, name: str) -> None:
-    ok, detail = doctor.CHECKS[name](tmp_path / "not/there/yet", None)
-    assert isinstance(ok, bool) and detail and len(detail.splitlines()) == 1
-    assert ok or name in ("broker", "key")
 
 
 @pytest.mark.parametrize("kind", ["path", "abstract"])

@@ -11,6 +11,7 @@ The same code runs on the workstation and on the board. What the machine does no
 never guessed, and a timing that cannot be trusted says so and why.
 """
 
+from edgeml_runtime.architecture import refuse_architecture
 from edgeml_runtime.measure.benchmark import Benchmark, benchmark
 from edgeml_runtime.measure.cold import ColdStart, cold_start
 from edgeml_runtime.measure.conditions import (
@@ -19,7 +20,6 @@ from edgeml_runtime.measure.conditions import (
     Reading,
     environment,
     hardware,
-    refuse_architecture,
 )
 from edgeml_runtime.measure.operators import OperatorTime, operators
 from edgeml_runtime.measure.statistics import bootstrap, confidence_of_median

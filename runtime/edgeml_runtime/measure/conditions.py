@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from edgeml_runtime.errors import AgentRefused
 from edgeml_runtime.session import VERSION
 
 THROTTLED_NOW = 0xF  # bits 0-3 of get_throttled: under-voltage, capped, throttled, soft limit; 16-19 are history
@@ -146,13 +145,6 @@ def hardware() -> dict[str, str]:
         "onnxruntime": VERSION,
     }
     return {name: value for name, value in facts.items() if value}
-
-
-def refuse_architecture(machine: str = "") -> None:
-    """Raise AgentRefused on 32-bit ARM (of this machine by default), for which there is no onnxruntime."""
-    machine = machine or platform.machine()
-    if machine.startswith(("armv6", "armv7")) or machine == "armhf":
-        raise AgentRefused(f"{machine} is 32-bit and onnxruntime is 64-bit only: install a 64-bit system (aarch64)")
 
 
 def _cpu_model() -> str | None:

@@ -1,0 +1,81 @@
+"""Clock governor, power supply, heat: what makes a healthy board slow."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+from edgeml_runtime.doctor.machine import PROCESSORS, Finding, Machine, fail, ok, warn
+
+OWN_GOVERNORS = ("intel_pstate", "amd-pstate", "amd-pstate-epp")  # their "powersave" goes up to full speed
+THROTTLED = "sys/devices/platform/soc/soc:firmware/get_throttled"
+BITS = {0: "under-voltage", 1: "clock capped", 2: "throttled", 3: "soft temperature limit"}  # 16-19: since boot
+HISTORY = 16
+WARM_C, HOT_C = 75.0, 80.0  # a Raspberry Pi throttles at 80
+SUPPLY = (
+    "use the board's own power supply and a short, thick cable (Pi 4: 5.1 V 3 A, Pi 5: 5.1 V 5 A), then: sudo reboot"
+)
+COOLING = "fit a heat sink or a fan and open the case; watch: cat /sys/class/thermal/thermal_zone0/temp"
+
+
+def governor(machine: Machine) -> Finding:
+    cores = machine.glob(f"{PROCESSORS}/cpu[0-9]*/cpufreq")
+    named = sorted({name for core in cores if (name := machine.read(f"{core}/scaling_governor"))})
+    if not named:
+        return ok("this machine does not tell")
+    own = machine.read(f"{cores[0]}/scaling_driver") in OWN_GOVERNORS
+    if "powersave" in named and not own:
+        detail = f"powersave on {len(cores)} processors: the clock stays at {_mhz(machine, cores[0], 'min')} MHz"
+        return warn(detail, fix=f"echo ondemand | sudo tee /{PROCESSORS}/cpu*/cpufreq/scaling_governor")
+    allowed, possible = (machine.number(f"{cores[0]}/{name}") for name in ("scaling_max_freq", "cpuinfo_max_freq"))
+    if allowed is not None and possible is not None and allowed < possible:
+        detail = f"{', '.join(named)}, but capped at {allowed // 1000} of {possible // 1000} MHz"
+        return warn(detail, fix=f"echo {possible} | sudo tee /{PROCESSORS}/cpu*/cpufreq/scaling_max_freq")
+    return ok(", ".join(named))
+
+
+def power(machine: Machine) -> Finding:
+    bits = _throttle_bits(machine)
+    if bits is None:
+        return ok("this machine does not tell")
+    now, before = _words(bits), _words(bits >> HISTORY)
+    fix = COOLING if not bits & (1 << 0 | 1 << HISTORY) else SUPPLY
+    if now:
+        return fail(f"now: {now} (get_throttled {bits:#x})", fix=fix)
+    if before:
+        return warn(f"since boot: {before}, not now (get_throttled {bits:#x})", fix=fix)
+    return ok("no under-voltage and no throttling since boot")
+
+
+def temperature(machine: Machine) -> Finding:
+    zones = [machine.number(path) for path in machine.glob("sys/class/thermal/thermal_zone*/temp")]
+    known = [milli / 1000 for milli in zones if milli is not None]
+    if not known:
+        return ok("this machine does not tell")
+    hottest = max(known)
+    if hottest >= HOT_C:
+        return fail(f"{hottest:.1f} C: at {HOT_C:.0f} C a Raspberry Pi lowers its clock", fix=COOLING)
+    if hottest >= WARM_C:
+        return warn(f"{hottest:.1f} C, {HOT_C - hottest:.1f} below where a Raspberry Pi lowers its clock", fix=COOLING)
+    return ok(f"{hottest:.1f} C")
+
+
+def _throttle_bits(machine: Machine) -> int | None:
+    """Return the firmware's bits from the kernel's file, or from `vcgencmd` on the running machine."""
+    text = machine.read(THROTTLED)
+    if not text and machine.root.samefile("/") and (program := shutil.which("vcgencmd")):
+        done = subprocess.run([program, "get_throttled"], capture_output=True, text=True, timeout=5, check=False)
+        text = done.stdout.strip().partition("=")[2] if done.returncode == 0 else ""
+    try:
+        return int(text, 16)
+    except ValueError:
+        return None
+
+
+def _words(bits: int) -> str:
+    return ", ".join(word for bit, word in BITS.items() if bits & 1 << bit)
+
+
+def _mhz(machine: Machine, core: str, which: str) -> str:
+    clock = machine.number(f"{core}/scaling_{which}_freq") or machine.number(f"{core}/cpuinfo_{which}_freq")
+    return f"{clock // 1000}" if clock else "its lowest"
