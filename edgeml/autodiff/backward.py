@@ -24,9 +24,8 @@ def gradients(g: GraphBuilder, seeds: Mapping[str, str], wrt: Sequence[str]) -> 
     for node in reversed(nodes):
         if not g.active.intersection(node.output) or not found.keys() & set(node.output):
             continue
-        rule = rule_for(node)  # none of them has an operator with two float outputs
-        dy = _total(g, found, node.output[0])
-        for name, gradient in zip(node.input, rule(g, node, dy or ""), strict=True):
+        dys = [_total(g, found, name) for name in node.output]
+        for name, gradient in zip(node.input, rule_for(node)(g, node, dys), strict=True):
             if gradient is not None and name in g.active:
                 found.setdefault(name, []).append(gradient)
     return {name: _total(g, found, name) for name in wrt}

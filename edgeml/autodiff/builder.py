@@ -6,6 +6,7 @@ of the forward graph and keeps what is known of their types and shapes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -40,9 +41,9 @@ class GraphBuilder:
 
     def ops(self, op_type: str, *inputs: str, outputs: int, **attributes: Any) -> tuple[str, ...]:
         """Return the `outputs` names of a node `op_type`."""
-        key = (op_type, inputs, outputs, repr(sorted(attributes.items())))
+        key = (op_type, inputs, outputs, repr(sorted((k, str(v)) for k, v in attributes.items())))
         if key not in self._made:
-            names = tuple(self._fresh(op_type) for _ in range(outputs))
+            names = tuple(self.fresh(op_type) for _ in range(outputs))
             self.nodes.append(helper.make_node(op_type, inputs, names, **attributes))
             self._made[key] = names
         return self._made[key]
@@ -52,7 +53,7 @@ class GraphBuilder:
         array = np.asarray(value, dtype=self.numpy_type(like) if like else dtype)
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._made:
-            name = self._fresh("const")
+            name = self.fresh("const")
             self.constants[name] = array
             self.dtypes[name] = helper.np_dtype_to_tensor_dtype(array.dtype)
             self.shapes[name] = array.shape
@@ -82,6 +83,46 @@ class GraphBuilder:
             return self.ints(known)
         return self.op("Shape", name)
 
+    def dims(self, name: str, *parts: int | tuple[int, int]) -> str:
+        """Return a 1-D int64 tensor of sizes: an int stands for itself, (axis, axis) for those axes of `name`, the
+        second one excluded; a constant when all of them are known.
+        """
+        known: list[int] = []
+        shape = self.shapes.get(name)
+        for part in parts:
+            found = (part,) if isinstance(part, int) else shape[slice(*part)] if shape is not None else (None,)
+            if not all(isinstance(size, int) for size in found):
+                break
+            known += [int(size or 0) for size in found]
+        else:
+            return self.ints(known)
+        own = self.op("Shape", name)
+        pieces = [
+            self.ints([part])
+            if isinstance(part, int)
+            else self.op("Slice", own, self.ints([part[0]]), self.ints([part[1]]), self.ints([0]))
+            for part in parts
+        ]
+        return pieces[0] if len(pieces) == 1 else self.op("Concat", *pieces, axis=0)
+
+    def mean(self, name: str, axes: Iterable[int], *, like: str) -> str:
+        """Return the mean of `name`, which has the shape of `like`, over `axes`, kept with size 1."""
+        over = list(axes)
+        sizes = [self.shapes.get(like, (None,) * (1 + max(over)))[axis] for axis in over]
+        if all(isinstance(size, int) for size in sizes):
+            count = self.const(math.prod(int(size or 0) for size in sizes), like=like)
+        else:
+            taken = self.op("Gather", self.op("Shape", like), self.ints(over))
+            count = self.op(
+                "Cast", self.op("ReduceProd", taken, keepdims=0), to=self.dtypes.get(like, TensorProto.FLOAT)
+            )
+        return self.op("Div", self.op("ReduceSum", name, self.ints(over), keepdims=1), count)
+
+    def zeros(self, name: str) -> str:
+        """Return zeros of the type and shape of `name`."""
+        zero = numpy_helper.from_array(np.zeros(1, self.numpy_type(name)))
+        return self.op("ConstantOfShape", self.shape_of(name), value=zero)
+
     def reduced_to(self, gradient: str, name: str, *, out: Shape | None) -> str:
         """Return `gradient`, of the broadcast shape `out`, summed back to the shape of `name`."""
         shape = self.shapes.get(name)
@@ -107,7 +148,8 @@ class GraphBuilder:
         total = self.op("ReduceSum", gradient, axes, keepdims=1, noop_with_empty_axes=1)
         return self.op("Reshape", total, own)
 
-    def _fresh(self, stem: str) -> str:
+    def fresh(self, stem: str) -> str:
+        """Return a name that nothing has yet."""
         while True:
             self._count += 1
             name = f"{_PREFIX}{stem}.{self._count}"

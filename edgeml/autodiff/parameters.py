@@ -1,4 +1,4 @@
-"""Which constants of a model are its parameters: the weights and biases of its dense layers."""
+"""Which constants of a model are its parameters: weights and biases of layers, scales of normalizations, embeddings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from onnx import NodeProto
 from edgeml.autodiff.builder import GraphBuilder
 from edgeml.errors import UnsupportedModel, UserError
 
-_WEIGHTS = {"Gemm": (1, 2), "MatMul": (1,), "Conv": (1, 2), "ConvTranspose": (1, 2)}  # operator -> inputs
+_WEIGHTS = {  # operator -> the inputs that hold its parameters
+    **dict.fromkeys(("Gemm", "Conv", "ConvTranspose"), (1, 2)),
+    **dict.fromkeys(
+        ("BatchNormalization", "LayerNormalization", "InstanceNormalization", "GroupNormalization"), (1, 2)
+    ),
+    "MatMul": (1,),
+    "PRelu": (1,),
+    "Gather": (0,),
+}
 
 
 def find_parameters(g: GraphBuilder, nodes: Sequence[NodeProto], trainable: Sequence[str] | None) -> list[str]:
@@ -32,7 +40,7 @@ def find_parameters(g: GraphBuilder, nodes: Sequence[NodeProto], trainable: Sequ
     if not found:
         operators = sorted({node.op_type for node in nodes})
         raise UnsupportedModel(
-            f"nothing to train: no float32 weight of Gemm or MatMul leads to the loss (operators: "
+            f"nothing to train: no float32 weight of a layer leads to the loss (operators: "
             f"{', '.join(operators)}); trees, ai.onnx.ml operators and quantized weights have no gradient, use an MLP"
         )
     return [name for name in floats if name in found]
@@ -44,12 +52,12 @@ def _inputs(nodes: Sequence[NodeProto]) -> list[str]:
 
 def _weights(nodes: Sequence[NodeProto], floats: set[str]) -> set[str]:
     found: set[str] = set()
-    products: set[str] = set()  # outputs of MatMul with a weight of ours: the next Add holds the bias
+    products: set[str] = set()  # outputs of a product with a weight of ours: the next Add holds the bias
     for node in nodes:
         if node.op_type in _WEIGHTS and node.domain in ("", "ai.onnx"):
             used = {node.input[i] for i in _WEIGHTS[node.op_type] if i < len(node.input)} & floats
             found |= used
-            if used and node.op_type == "MatMul":
+            if used and node.op_type in ("MatMul", "Conv", "ConvTranspose"):
                 products.add(node.output[0])
         elif node.op_type == "Add" and products.intersection(node.input):
             found |= set(node.input) & floats

@@ -2,12 +2,14 @@
 
 A rule takes the builder, the forward node and the name of the gradient of its first output, and
 returns one gradient (or None) per input. It may emit gradients that nobody needs: dead code is
-removed at the end. Element-wise rules stand here, the others in `tensors`.
+removed at the end. Arithmetic stands here; `activations`, `tensors`, `reductions`, `movement`, `convolution`,
+`pooling` and `normalization` hold the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from onnx import NodeProto
@@ -16,18 +18,37 @@ from edgeml.autodiff.builder import GraphBuilder, attributes, describe
 from edgeml.errors import UnsupportedModel
 
 Grads = tuple[str | None, ...]
-Rule = Callable[[GraphBuilder, NodeProto, str], Grads]
+OneRule = Callable[[GraphBuilder, NodeProto, str], Grads]
+Rule = Callable[[GraphBuilder, NodeProto, Sequence[str | None]], Grads]
 
 RULES: dict[str, Rule] = {}
 
 
-def vjp(op_type: str) -> Callable[[Rule], Rule]:
-    """Register the VJP rule of `op_type`; a second rule for one operator is a mistake."""
+def vjp(*op_types: str) -> Callable[[OneRule], OneRule]:
+    """Register the VJP rule of operators whose first output alone has a gradient."""
+
+    def register(rule: OneRule) -> OneRule:
+        @functools.wraps(rule)
+        def first(g: GraphBuilder, node: NodeProto, dys: Sequence[str | None]) -> Grads:
+            return rule(g, node, dys[0]) if dys[0] else (None,) * len(node.input)
+
+        vjp_all(*op_types)(first)
+        return rule
+
+    return register
+
+
+def vjp_all(*op_types: str) -> Callable[[Rule], Rule]:
+    """Register the VJP rule of operators of several outputs: it takes a gradient, or None, for each of them.
+
+    A second rule for one operator is a mistake.
+    """
 
     def register(rule: Rule) -> Rule:
-        if op_type in RULES:
-            raise ValueError(f"{op_type} already has a VJP rule: {RULES[op_type].__name__}")
-        RULES[op_type] = rule
+        for op_type in op_types:
+            if op_type in RULES:
+                raise ValueError(f"{op_type} already has a VJP rule: {RULES[op_type].__name__}")
+            RULES[op_type] = rule
         return rule
 
     return register
@@ -43,7 +64,7 @@ def rule_for(node: NodeProto) -> Rule:
     )
 
 
-def _broadcast(g: GraphBuilder, node: NodeProto, *gradients: str | None) -> Grads:
+def broadcast(g: GraphBuilder, node: NodeProto, *gradients: str | None) -> Grads:
     out = g.shapes.get(node.output[0])
     pairs = zip(gradients, node.input, strict=True)
     return tuple(grad and (g.reduced_to(grad, x, out=out) if x in g.active else None) for grad, x in pairs)
@@ -51,24 +72,24 @@ def _broadcast(g: GraphBuilder, node: NodeProto, *gradients: str | None) -> Grad
 
 @vjp("Add")
 def add(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
-    return _broadcast(g, node, dy, dy)
+    return broadcast(g, node, dy, dy)
 
 
 @vjp("Sub")
 def sub(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
-    return _broadcast(g, node, dy, g.op("Neg", dy))
+    return broadcast(g, node, dy, g.op("Neg", dy))
 
 
 @vjp("Mul")
 def mul(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
     a, b = node.input
-    return _broadcast(g, node, g.op("Mul", dy, b), g.op("Mul", dy, a))
+    return broadcast(g, node, g.op("Mul", dy, b), g.op("Mul", dy, a))
 
 
 @vjp("Div")
 def div(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
     quotient = g.op("Div", dy, node.input[1])
-    return _broadcast(g, node, quotient, g.op("Neg", g.op("Mul", quotient, node.output[0])))
+    return broadcast(g, node, quotient, g.op("Neg", g.op("Mul", quotient, node.output[0])))
 
 
 @vjp("Pow")
@@ -79,13 +100,33 @@ def power(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
     p = g.constants[exponent].astype(np.float64)
     slope = g.const(np.where(p == 0, 0.0, p), like=x)
     lower = g.const(np.where(p == 0, 0.0, p - 1), like=x)  # x ** 0 is flat, also at 0
-    return _broadcast(g, node, g.op("Mul", dy, g.op("Mul", slope, g.op("Pow", x, lower))), None)
+    return broadcast(g, node, g.op("Mul", dy, g.op("Mul", slope, g.op("Pow", x, lower))), None)
+
+
+@vjp("Sum")
+def total(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    return broadcast(g, node, *[dy] * len(node.input))
+
+
+@vjp("Mean")
+def mean(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    share = g.op("Div", dy, g.const(len(node.input), like=node.output[0]))
+    return broadcast(g, node, *[share] * len(node.input))
+
+
+@vjp("Max", "Min")
+def extreme(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    """Equal extremes share the gradient evenly."""
+    y, of = node.output[0], g.dtypes[node.input[0]]
+    hits = [g.op("Cast", g.op("Equal", x, y), to=of) for x in node.input]
+    share = g.op("Div", dy, functools.reduce(lambda a, b: g.op("Add", a, b), hits))
+    return broadcast(g, node, *(g.op("Mul", share, hit) for hit in hits))
 
 
 @vjp("Where")
 def where(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
     condition, zero = node.input[0], g.const(0, like=node.output[0])
-    return _broadcast(g, node, None, g.op("Where", condition, dy, zero), g.op("Where", condition, zero, dy))
+    return broadcast(g, node, None, g.op("Where", condition, dy, zero), g.op("Where", condition, zero, dy))
 
 
 @vjp("Clip")

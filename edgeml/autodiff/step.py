@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,74 +19,63 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, num
 from edgeml.artifacts import OnnxModel, TrainingGraph
 from edgeml.autodiff.backward import gradients, live
 from edgeml.autodiff.builder import GraphBuilder, attributes, describe
-from edgeml.autodiff.losses import LOSSES, TARGET, Emitted, output_of
+from edgeml.autodiff.losses import TARGET, WEIGHT, Emitted, Options, check, output_of
+from edgeml.autodiff.optimizers import LR, SGD, STATES, Optimizer
 from edgeml.autodiff.parameters import find_parameters
-from edgeml.autodiff.shapes import input_rows
-from edgeml.errors import UnsupportedModel, UserError
+from edgeml.autodiff.shapes import ROWS, input_rows
+from edgeml.autodiff.shaping import ANCHOR, CONTROL, MU, Shaping
+from edgeml.errors import UnsupportedModel
 
 OLDEST, NEWEST = 13, 21  # rules emit opset 13 forms; onnxruntime 1.19, the oldest to run a task, reads up to 21
 MAX_IR = 10
-LR, LOSS, NEW, SEED = "lr", "loss", "new.", "seed"
-_RESERVED = (TARGET, LR, LOSS, SEED, "rows")
-_RESERVED_PREFIXES = (NEW, "delta.", "loss.", "velocity.")
-
-
-@dataclass(frozen=True)
-class SGD:
-    """Stochastic gradient descent: v = momentum * v + gradient; w = w - lr * v."""
-
-    momentum: float = 0.9
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.momentum < 1:
-            raise UserError(f"momentum {self.momentum}: choose a number from 0 up to, not including, 1")
-
-    def states(self, parameter: str) -> tuple[str, ...]:
-        """Return the names of the state that `parameter` needs."""
-        return (f"velocity.{parameter}",) if self.momentum else ()
-
-    def update(self, g: GraphBuilder, parameter: str, gradient: str) -> dict[str, str]:
-        """Return the tensors that hold the new value of `parameter` and of its state, by name."""
-        new = {}
-        velocity = gradient
-        for state in self.states(parameter):
-            velocity = g.op("Add", g.op("Mul", state, g.const(self.momentum)), gradient)
-            new[state] = velocity
-        return {parameter: g.op("Sub", parameter, g.op("Mul", LR, velocity))} | new
+LOSS, NEW, SEED = "loss", "new.", "seed"
+_MOMENTUM, _PLAIN, _UNCHANGED = SGD(), Options(), Shaping()
+_RESERVED = (TARGET, WEIGHT, LR, LOSS, SEED, MU, "rows")
+_RESERVED_PREFIXES = (NEW, "delta.", "loss.", ANCHOR, CONTROL, *STATES)
 
 
 def training_step(
     model: Path | bytes | OnnxModel,
     *,
     loss: str = "softmax_cross_entropy",
-    optimizer: SGD = SGD(),
+    optimizer: Optimizer = _MOMENTUM,
     trainable: Sequence[str] | None = None,
+    options: Options = _PLAIN,
+    shaping: Shaping = _UNCHANGED,
 ) -> TrainingGraph:
     """Return the training step of `model`; `trainable` names its parameters, None takes every weight and bias.
 
-    Raises UserError for an unknown loss or name and UnsupportedModel for a model that cannot be trained.
+    `options` are those of the loss; `shaping` is done to the gradients before the optimizer sees them. Raises
+    UserError for an unknown loss, option or name and UnsupportedModel for a model that cannot be trained.
     """
-    if loss not in LOSSES:
-        raise UserError(f"unknown loss {loss!r}; known: {', '.join(LOSSES)}")
+    chosen = check(loss, options)
     data = model.data if isinstance(model, OnnxModel) else model if isinstance(model, bytes) else model.read_bytes()
     proto = _prepared(data)
     g = GraphBuilder(proto)
-    output = output_of(proto, LOSSES[loss])
+    output = output_of(proto, chosen, options)
     nodes = live(g.forward, [output])
     _check_flat(nodes)
     parameters = find_parameters(g, nodes, trainable)
-    _check_names(proto, parameters)
-    emitted = LOSSES[loss].emit(g, output)
-    new = _updates(g, emitted, parameters, optimizer=optimizer)
+    _check_names(proto, parameters, free={TARGET} if loss == "custom" else set())
+    emitted = chosen.emit(g, output, options)
     values = {name: np.array(g.constants[name]) for name in parameters}
-    state = {name: np.zeros_like(values[p]) for p in parameters for name in optimizer.states(p)}
-    proto.graph.input.append(LOSSES[loss].target(g, output))
+    new = _updates(g, emitted, parameters, optimizer=optimizer, shaping=shaping)
+    state = {name: zero for p in parameters for name, zero in optimizer.states(p, values[p]).items()}
+    if shaping.proximal:
+        proto.graph.input.append(helper.make_tensor_value_info(MU, TensorProto.FLOAT, []))
+    for p in parameters:
+        given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, values[p].shape) for name in shaping.inputs(p)]
+        proto.graph.input.extend(given)
+    if loss != "custom":
+        proto.graph.input.append(chosen.target(g, output))
+    if options.weighted:
+        proto.graph.input.append(helper.make_tensor_value_info(WEIGHT, TensorProto.FLOAT, [ROWS]))
     step = _assemble(proto, g, values | state, outputs={LOSS: emitted.loss} | new)
     return TrainingGraph(
         data=step.SerializeToString(),
         source=hashlib.sha256(data).hexdigest(),
         loss=loss,
-        optimizer=f"sgd(momentum={optimizer.momentum:g})",
+        optimizer=optimizer.words,
         parameters=values,
         state=state,
     )
@@ -140,19 +128,23 @@ def _check_flat(nodes: Iterable[NodeProto]) -> None:
             raise UnsupportedModel(f"{describe(node)} holds a graph of its own: branches and loops have no gradient")
 
 
-def _check_names(model: ModelProto, parameters: Iterable[str]) -> None:
+def _check_names(model: ModelProto, parameters: Iterable[str], *, free: set[str]) -> None:
     for name in [*(value.name for value in model.graph.input), *parameters]:
-        if name in _RESERVED or name.startswith(_RESERVED_PREFIXES):
+        if (name in _RESERVED and name not in free) or name.startswith(_RESERVED_PREFIXES):
             raise UnsupportedModel(f"the model calls a tensor {name!r}, a name training needs: rename it")
 
 
-def _updates(g: GraphBuilder, emitted: Emitted, parameters: Sequence[str], *, optimizer: SGD) -> dict[str, str]:
+def _updates(
+    g: GraphBuilder, emitted: Emitted, parameters: Sequence[str], *, optimizer: Optimizer, shaping: Shaping
+) -> dict[str, str]:
     """Return the output name -> tensor of every new parameter and state."""
-    found = gradients(g, {emitted.start: emitted.seed}, parameters)
-    new: dict[str, str] = {}
-    for parameter, gradient in found.items():
+    found: dict[str, str] = {}
+    for parameter, gradient in gradients(g, {emitted.start: emitted.seed}, parameters).items():
         if gradient is None:
             raise UnsupportedModel(f"parameter {parameter!r} has no effect on the loss: leave it out of trainable")
+        found[parameter] = gradient
+    new: dict[str, str] = {}
+    for parameter, gradient in shaping.shaped(g, found).items():
         new |= {NEW + name: tensor for name, tensor in optimizer.update(g, parameter, gradient).items()}
     return new
 

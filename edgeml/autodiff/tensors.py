@@ -69,7 +69,7 @@ def _swapped(g: GraphBuilder, name: str, rank: int) -> str:
 
 @vjp("ReduceSum")
 def reduce_sum(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
-    return (_spread(g, node, dy), None)[: len(node.input)]
+    return (spread(g, node, dy), None)[: len(node.input)]
 
 
 @vjp("ReduceMean")
@@ -77,21 +77,27 @@ def reduce_mean(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
     x, y = node.input[0], node.output[0]
     to = g.dtypes[x]
     count = g.op("Div", g.op("Cast", g.op("Size", x), to=to), g.op("Cast", g.op("Size", y), to=to))
-    return (_spread(g, node, g.op("Div", dy, count)), None)[: len(node.input)]
+    return (spread(g, node, g.op("Div", dy, count)), None)[: len(node.input)]
 
 
-def _spread(g: GraphBuilder, node: NodeProto, dy: str) -> str:
-    """Undo a reduction: put the reduced axes back and repeat along them.
-
-    When all axes were reduced without being kept, `dy` is a scalar, which expands to anything.
-    """
+def reduced_axes(g: GraphBuilder, node: NodeProto) -> str:
+    """Return the axes that a reduction takes as a tensor, "" for all of them."""
     options = attributes(node)
     axes = node.input[1] if len(node.input) > 1 else ""
-    if not axes and "axes" in options:  # an attribute before opset 13 (ReduceSum) and 18 (ReduceMean)
+    if not axes and "axes" in options:  # an attribute before opset 13 (ReduceSum) and 18 (the others)
         axes = g.ints(options["axes"])
-    if axes and not options.get("keepdims", 1):
-        dy = g.op("Unsqueeze", dy, axes)
-    return g.op("Expand", dy, g.shape_of(node.input[0]))
+    return "" if axes in g.constants and not g.constants[axes].size else str(axes)
+
+
+def spread(g: GraphBuilder, node: NodeProto, value: str) -> str:
+    """Undo a reduction: put the reduced axes of `value` back and repeat along them.
+
+    When all axes were reduced without being kept, `value` is a scalar, which expands to anything.
+    """
+    axes = reduced_axes(g, node)
+    if axes and not attributes(node).get("keepdims", 1):
+        value = g.op("Unsqueeze", value, axes)
+    return g.op("Expand", value, g.shape_of(node.input[0]))
 
 
 @vjp("Softmax")
