@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-BEGUN = time.time()  # before anything heavy is imported
+BEGUN = time.monotonic()  # the parent reads the same clock; before anything heavy is imported
 
 import importlib  # noqa: E402
 import json  # noqa: E402

@@ -22,12 +22,14 @@ from edgeml_runtime.measure.conditions import (
     hardware,
 )
 from edgeml_runtime.measure.operators import OperatorTime, operators
-from edgeml_runtime.measure.statistics import bootstrap, confidence_of_median
+from edgeml_runtime.measure.overhead import NOTHING, Overhead, overhead
+from edgeml_runtime.measure.statistics import bootstrap, confidence_of_median, intervals, order_interval
 from edgeml_runtime.measure.timing import QUANTILES, SCENARIOS, Plan, Scenario, Timing, measure
 from edgeml_runtime.measure.tuning import Trial, Tuned, tune
 from edgeml_runtime.measure.versus import Versus, versus
 
 __all__ = [
+    "NOTHING",
     "QUANTILES",
     "SCENARIOS",
     "THROTTLED_NOW",
@@ -35,6 +37,7 @@ __all__ = [
     "ColdStart",
     "Conditions",
     "OperatorTime",
+    "Overhead",
     "Plan",
     "Reading",
     "Scenario",
@@ -48,8 +51,11 @@ __all__ = [
     "confidence_of_median",
     "environment",
     "hardware",
+    "intervals",
     "measure",
     "operators",
+    "order_interval",
+    "overhead",
     "refuse_architecture",
     "tune",
     "versus",

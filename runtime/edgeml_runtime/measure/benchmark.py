@@ -11,6 +11,7 @@ import numpy as np
 
 from edgeml_runtime.measure.cold import ColdStart, cold_start
 from edgeml_runtime.measure.operators import OperatorTime, operators
+from edgeml_runtime.measure.overhead import Overhead, overhead
 from edgeml_runtime.measure.timing import USUAL, Plan, Timing, measure
 from edgeml_runtime.session import DEFAULTS, Session
 from edgeml_runtime.wire.manifest import Settings
@@ -26,14 +27,16 @@ class Benchmark:
     settings: Settings
     cold: ColdStart | None = None
     operators: tuple[OperatorTime, ...] = ()
+    overhead: Overhead | None = None
 
     def plain(self) -> dict[str, Any]:
-        """Return JSON values: the timing's at the top, `cold_start`, `memory_mb` and `operators` beside them."""
+        """Return JSON values: the timing's at the top, `cold_start`, `memory_mb`, `operators`, `overhead` beside."""
         document = asdict(self.timing) | {"settings": asdict(self.settings)}
         if self.cold is not None:
             cold = asdict(self.cold)
             document["memory_mb"] = {key.removesuffix("_mb"): cold.pop(key) for key in list(cold) if key[-3:] == "_mb"}
             document["cold_start"] = cold
+        document["overhead"] = None if self.overhead is None else asdict(self.overhead)
         document["operators"] = [
             {"name": node.name, "operator": node.operator, "ms": node.ms, "parameter_bytes": node.parameter_bytes}
             for node in self.operators
@@ -58,4 +61,5 @@ def benchmark(
     timing = measure(Session(model, settings), feeds, plan)
     runs = max(5, min(500, int(MOST_PROFILED_S * 1e3 / max(timing.p50_ms, 1e-3))))
     nodes = operators(model, feeds, runs=runs, settings=settings) if profile else ()
-    return Benchmark(timing=timing, settings=settings, cold=cold, operators=nodes)
+    calls = overhead() if profile else None
+    return Benchmark(timing=timing, settings=settings, cold=cold, operators=nodes, overhead=calls)

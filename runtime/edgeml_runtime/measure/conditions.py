@@ -22,10 +22,11 @@ import numpy as np
 from edgeml_runtime.session import VERSION
 
 THROTTLED_NOW = 0xF  # bits 0-3 of get_throttled: under-voltage, capped, throttled, soft limit; 16-19 are history
-SYS = Path("/sys")
+HISTORY = 16
+SYS, TASKS = Path("/sys"), Path("/proc/self/task")
 CPU = SYS / "devices/system/cpu"
 FIRMWARE = SYS / "devices/platform/soc/soc:firmware/get_throttled"
-RAPL, METERS = SYS / "class/powercap", SYS / "class/hwmon"
+RAPL, METERS, THERMAL = SYS / "class/powercap", SYS / "class/hwmon", SYS / "class/thermal"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +48,20 @@ class Reading:
 
 
 class Conditions:
-    """Readings along a run: `look` between its stretches, `facts` at its end."""
+    """Readings along a run: `look` between its stretches, `end` after the last, then `facts`.
+
+    Before and after the run the firmware is asked even where that takes a process (`vcgencmd`): what happened between
+    two looks shows in its bits 16 to 19, which stay set.
+    """
 
     def __init__(self) -> None:
-        self.readings = [look()]
+        self.readings = [look(ask=True)]
 
     def look(self) -> None:
         self.readings.append(look())
+
+    def end(self) -> None:
+        self.readings.append(look(ask=True))
 
     def facts(self) -> dict[str, Any]:
         """Return what the readings say of the time between the first and the last, JSON values only."""
@@ -67,6 +75,7 @@ class Conditions:
             "frequency_khz_max": max(clocks, default=None),
             "temperature_c_max": max((r.temperature_c for r in self.readings if r.temperature_c), default=None),
             "throttled": _any_bits([r.throttled for r in self.readings if r.throttled is not None]),
+            "governor": _governor(),
             "clock_jump_s": round((last.wall_s - first.wall_s) - (last.at_s - first.at_s), 3),
         }
         return {name: value for name, value in facts.items() if value is not None}
@@ -91,8 +100,8 @@ class Conditions:
         return [{name: reading[name] for name in kept if reading[name] is not None} for reading in plain]
 
 
-def look() -> Reading:
-    """Return what can be read here at this moment."""
+def look(*, ask: bool = False) -> Reading:
+    """Return what can be read here at this moment; `ask` the firmware, too, where that takes a process."""
     ticks = _ticks()
     return Reading(
         at_s=time.monotonic(),
@@ -104,7 +113,7 @@ def look() -> Reading:
         swapped_pages=_swapped(),
         frequency_khz=_slowest_core(),
         temperature_c=_temperature(),
-        throttled=_throttle_bits(),
+        throttled=_throttled() if ask else _throttle_bits(),
         energy_uj=_total(RAPL.glob("intel-rapl:?/energy_uj")),
         power_uw=_total(METERS.glob("hwmon*/power1_input")),
     )
@@ -119,7 +128,7 @@ def environment() -> dict[str, Any]:
         "cache_bytes": _last_cache(),
         "load_average": os.getloadavg()[0],
         "running": _running_tasks(),
-        "governor": _read(CPU / "cpu0/cpufreq/scaling_governor"),
+        "governor": _governor(),
         "frequency_khz": _number(_read(CPU / "cpu0/cpufreq/scaling_cur_freq")),
         "temperature_c": _temperature(),
         "throttled": _throttled(),
@@ -185,25 +194,47 @@ def _slowest_core() -> int | None:
     return min((clock for clock in clocks if clock), default=None)
 
 
+def kept_waiting() -> tuple[int, int] | None:
+    """Return the ns that this process's threads have run, and those they were kept waiting for a processor.
+
+    From the kernel's own count (Documentation/scheduler/sched-stats), None where it keeps none.
+    """
+    counts = [text.split() for task in TASKS.iterdir() if (text := _read(task / "schedstat"))]
+    return (sum(int(one[0]) for one in counts), sum(int(one[1]) for one in counts)) if counts else None
+
+
+def _governor() -> str | None:
+    """Return the governor of the cores this process may use, all of them where they differ."""
+    found = {_read(CPU / f"cpu{core}/cpufreq/scaling_governor") for core in os.sched_getaffinity(0)} - {None}
+    return ", ".join(sorted(filter(None, found))) or None
+
+
 def _temperature() -> float | None:
-    milli = _number(_read("/sys/class/thermal/thermal_zone0/temp"))
-    return None if milli is None else milli / 1000
+    """Return that of the hottest zone."""
+    zones = (_number(_read(zone)) for zone in THERMAL.glob("thermal_zone*/temp"))
+    return max((milli / 1000 for milli in zones if milli is not None), default=None)
 
 
 def _throttle_bits() -> int | None:
-    """Return the firmware's bits where the kernel has them in a file: asking the firmware takes a process."""
-    text = _read(FIRMWARE)
-    return int(text, 16) if text else None
+    """Return the firmware's bits where the kernel has them in a file: asking the firmware takes a process.
+
+    A voltage sensor that alarms (hwmon, `rpi_volt` on a Raspberry Pi) sets bit 0, too.
+    """
+    text, low = _read(FIRMWARE), _total(METERS.glob("hwmon*/in*_lcrit_alarm"))
+    if text is None and low is None:
+        return None
+    return int(text or "0", 16) | (1 if low else 0)
 
 
 def _throttled() -> int | None:
     """Return the firmware's throttle bits, where there is a Raspberry Pi's file or `vcgencmd` to ask."""
     program = shutil.which("vcgencmd")
-    if (bits := _throttle_bits()) is not None or program is None:
+    bits = _throttle_bits()
+    if program is None or FIRMWARE.exists():
         return bits
     done = subprocess.run([program, "get_throttled"], capture_output=True, text=True, timeout=5, check=False)
     _, _, value = done.stdout.strip().partition("=")
-    return int(value, 16) if done.returncode == 0 and value else None
+    return int(value, 16) | (bits or 0) if done.returncode == 0 and value else bits
 
 
 def _total(files: Iterable[Path]) -> int | None:
@@ -222,7 +253,11 @@ def _difference(before: int | None, after: int | None) -> int | None:
 
 
 def _any_bits(bits: list[int]) -> int | None:
-    return None if not bits else int(np.bitwise_or.reduce(bits))
+    """Return the bits that were set at any look, those that only the firmware's history tells of among them."""
+    if not bits:
+        return None
+    fresh = (bits[-1] & ~bits[0]) >> HISTORY
+    return int(np.bitwise_or.reduce(bits)) | fresh
 
 
 def _median(values: list[int]) -> float | None:

@@ -15,6 +15,7 @@ MOST_STOLEN = 0.05  # of the processors' time, by the hypervisor
 MOST_SWAPPED = 256  # pages: 1 MB
 CLOCK_FALL = 0.90  # of the fastest clock seen
 MOST_LATE = 0.10  # of paced queries
+MOST_INTERRUPTED = 0.10  # of paced queries: between two of them a processor may do what it likes
 BITS = {0: "under-voltage", 1: "clock capped", 2: "throttled", 3: "soft temperature limit"}
 
 
@@ -25,7 +26,8 @@ class Evidence:
     median: tuple[float, float, float]
     facts: Mapping[str, Any]
     cores: int
-    held: float = 1.0  # share of the time in which the calling thread had a processor
+    held: float = 1.0  # share of the time in which the threads that wanted a processor had one
+    interrupted: float = 0.0  # share of paced queries during which another took the processor
     late: float = 0.0  # share of paced queries that had to wait
     settled: bool = True
 
@@ -89,6 +91,15 @@ def _late(evidence: Evidence) -> str:
     return f"{evidence.late:.0%} of the queries had to wait for the one before: ask less often, or for less"
 
 
+def _interrupted(evidence: Evidence) -> str:
+    if evidence.interrupted <= MOST_INTERRUPTED:
+        return ""
+    return (
+        f"others took the processor during {evidence.interrupted:.0%} of the queries (at most {MOST_INTERRUPTED:.0%}): "
+        "quieten the machine"
+    )
+
+
 def _warming(evidence: Evidence) -> str:
     return "" if evidence.settled else "still getting faster or slower after the longest warm-up: warm up for longer"
 
@@ -102,5 +113,6 @@ DOUBTS: dict[str, Callable[[Evidence], str]] = {
     "swap": _swapped,
     "interval": _interval,
     "late": _late,
+    "interrupted": _interrupted,
     "warm-up": _warming,
 }

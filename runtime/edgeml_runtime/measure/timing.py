@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
+import resource
 import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +21,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from edgeml_runtime.errors import ShapeMismatch
-from edgeml_runtime.measure.conditions import Conditions, environment
+from edgeml_runtime.measure.conditions import Conditions, environment, kept_waiting
 from edgeml_runtime.measure.doubts import Evidence, doubts
-from edgeml_runtime.measure.statistics import bootstrap, confidence_of_median
+from edgeml_runtime.measure.statistics import confidence_of_median, intervals
 from edgeml_runtime.session import Session
 
 Scenario = Literal["single-stream", "multi-stream", "offline", "paced"]
@@ -64,19 +65,20 @@ class Timing:
     p50_ms: float
     p90_ms: float
     p99_ms: float
-    p999_ms: float
+    p999_ms: float | None  # None where the queries are too few for it
     mean_ms: float
     min_ms: float
     max_ms: float
     n: int
     ci95_ms: tuple[float, float]
-    intervals_ms: Mapping[str, tuple[float, float]]  # 95 %, by block bootstrap, of each of QUANTILES
+    intervals_ms: Mapping[str, tuple[float, float]]  # 95 %, of those of QUANTILES that the queries are enough for
     cpu_ms: float  # CPU time of the process per query, all its threads
     valid: bool
     why: str  # what makes it invalid, or ""
     scenario: Scenario = "single-stream"
     rows: int = 1  # of one query
     rows_per_s: float = 0.0
+    unsure: tuple[str, ...] = ()  # of QUANTILES, for which the queries are too few
     warmup_s: float = 0.0
     energy_mj: float | None = None  # of one query, None where nothing measures it
     samples_ms: tuple[float, ...] = ()
@@ -94,12 +96,20 @@ class _Run:
     stretches: list[np.ndarray] = field(default_factory=list)
     count: int = 0
     late: int = 0  # queries that had to wait for the one before
+    interrupted: int = 0  # times that another took the processor from a thread that wanted to go on
+    waited: list[int] = field(default_factory=lambda: [0, 0])  # ns of all threads: run, kept waiting
     busy_s: float = 0.0  # of the calling thread
     cpu_s: float = 0.0  # of the process
     elapsed_s: float = 0.0
 
     def samples(self) -> np.ndarray:
         return np.concatenate(self.stretches)
+
+    def held(self, *, alone: bool) -> float:
+        """Return the share of the time that those who wanted a processor had one; `alone`, one thread does it all."""
+        ran, waited = self.waited
+        shares = [ran / (ran + waited) if ran else 1.0, self.busy_s / self.elapsed_s if alone else 1.0]
+        return min(shares)
 
 
 def measure(session: Session, feeds: Mapping[str, np.ndarray], plan: Plan = USUAL) -> Timing:
@@ -114,16 +124,19 @@ def measure(session: Session, feeds: Mapping[str, np.ndarray], plan: Plan = USUA
     conditions.look()
     run = _record(one, plan, conditions)
     samples = run.samples() / 1e6
-    ci = confidence_of_median(samples)
+    told = intervals(samples, QUANTILES)
+    paced = plan.scenario == "paced"
     evidence = Evidence(
-        median=(float(np.median(samples)), *ci),
+        median=(float(np.median(samples)), *told["p50"]),
         facts=conditions.facts(),
-        cores=at_start["cores"] or 1,
-        held=run.busy_s / run.elapsed_s if session.threads == 1 and plan.scenario != "paced" else 1.0,
+        cores=len(at_start["affinity"]),
+        held=1.0 if paced else run.held(alone=session.threads == 1),
+        interrupted=run.interrupted / run.count if paced else 0.0,
         late=run.late / run.count,
         settled=settled,
     )
-    return _timing(run, evidence, plan=plan, rows=rows, warmup_s=warmup_s, conditions=conditions, environment=at_start)
+    facts = _Facts(plan=plan, rows=rows, warmup_s=warmup_s, told=told, conditions=conditions, environment=at_start)
+    return _timing(run, evidence, facts)
 
 
 def query(session: Session, feeds: Mapping[str, np.ndarray], plan: Plan) -> tuple[int, Query]:
@@ -176,6 +189,7 @@ def _record(one: Query, plan: Plan, conditions: Conditions) -> _Run:
     room = max(64, MOST_SAMPLES // math.ceil(plan.max_s / step))
     while True:
         start, busy, cpu, ends = time.perf_counter(), time.thread_time(), time.process_time(), array("q")
+        waited, switches = kept_waiting(), resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
         if plan.scenario == "paced":
             run.late += _pace(one, plan.rate_hz, seconds=max(step, 1 / plan.rate_hz), ends=ends)
         else:
@@ -183,14 +197,18 @@ def _record(one: Query, plan: Plan, conditions: Conditions) -> _Run:
         run.busy_s += time.thread_time() - busy
         run.cpu_s += time.process_time() - cpu
         run.elapsed_s += time.perf_counter() - start
+        run.interrupted += resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switches
+        if waited and (now := kept_waiting()):
+            run.waited = [total + after - before for total, after, before in zip(run.waited, now, waited, strict=True)]
         run.starts.append(start - begun)
         run.stretches.append(_thin(np.asarray(ends), room))
         run.count += len(ends)
-        conditions.look()
         elapsed = time.perf_counter() - begun
         done = elapsed >= plan.min_s and run.count >= plan.min_count and _tight(run.samples())
         if done or elapsed >= plan.max_s:
+            conditions.end()
             return run
+        conditions.look()
 
 
 def repeat(one: Query, *, seconds: float, ends: array[int]) -> None:
@@ -208,14 +226,15 @@ def repeat(one: Query, *, seconds: float, ends: array[int]) -> None:
 
 
 def _pace(one: Query, rate_hz: float, *, seconds: float, ends: array[int]) -> int:
-    """Run `one` at its due times for `seconds`; append each duration in ns, return how many came late.
+    """Run `one` at its due times for `seconds`, however many are due; append each duration (ns), return the late ones.
 
     A query that the one before held up is counted from when it was due, as its user would; else from when the
     system woke this process, whose own lateness is not the model's.
     """
     clock, every, late = time.perf_counter_ns, int(1e9 / rate_hz), 0
     first = due = clock()
-    while due < first + seconds * 1e9:
+    until = first + seconds * 1e9
+    while due < until and (due == first or clock() < until):
         wait = due - clock()
         if wait > 0:
             time.sleep(wait / 1e9)
@@ -233,42 +252,48 @@ def _tight(samples: np.ndarray) -> bool:
     return high - low <= TIGHT_CI * float(np.median(samples))
 
 
-def _timing(
-    run: _Run,
-    evidence: Evidence,
-    *,
-    plan: Plan,
-    rows: int,
-    warmup_s: float,
-    conditions: Conditions,
-    environment: Mapping[str, Any],
-) -> Timing:
-    samples = run.samples() / 1e6
-    quantiles = {f"{name}_ms": float(np.quantile(samples, q)) for name, q in QUANTILES.items()}
-    intervals = bootstrap(samples, tuple(QUANTILES.values()))
-    joules, why = conditions.joules(), doubts(evidence)
-    pace_s = run.elapsed_s / run.count if plan.scenario == "paced" else float(samples.mean()) / 1e3
+@dataclass(frozen=True, kw_only=True)
+class _Facts:
+    """What a timing is of, beside the run itself."""
+
+    plan: Plan
+    rows: int
+    warmup_s: float
+    told: Mapping[str, tuple[float, float]]  # intervals (ms)
+    conditions: Conditions
+    environment: Mapping[str, Any]
+
+
+def _timing(run: _Run, evidence: Evidence, facts: _Facts) -> Timing:
+    samples, seen = run.samples() / 1e6, facts.conditions.facts()
+    quantiles = {name: float(np.quantile(samples, q)) for name, q in QUANTILES.items()}
+    joules, why = facts.conditions.joules(), doubts(evidence)
+    pace_s = run.elapsed_s / run.count if facts.plan.scenario == "paced" else float(samples.mean()) / 1e3
     return Timing(
-        **quantiles,
+        p50_ms=quantiles["p50"],
+        p90_ms=quantiles["p90"],
+        p99_ms=quantiles["p99"],
+        p999_ms=quantiles["p999"] if "p999" in facts.told else None,
         mean_ms=float(samples.mean()),
         min_ms=float(samples.min()),
         max_ms=float(samples.max()),
         n=run.count,
-        ci95_ms=evidence.median[1:],
-        intervals_ms=dict(zip(QUANTILES, intervals, strict=True)),
+        ci95_ms=facts.told["p50"],
+        intervals_ms=facts.told,
+        unsure=tuple(name for name in QUANTILES if name not in facts.told),
         cpu_ms=run.cpu_s * 1e3 / run.count,
         valid=not why,
         why=why,
-        scenario=plan.scenario,
-        rows=rows,
-        rows_per_s=rows / pace_s,
-        warmup_s=warmup_s,
+        scenario=facts.plan.scenario,
+        rows=facts.rows,
+        rows_per_s=facts.rows / pace_s,
+        warmup_s=facts.warmup_s,
         energy_mj=None if joules is None else joules * 1e3 / run.count,
         samples_ms=tuple(_thin(np.sort(samples), KEPT_SAMPLES).tolist()),
         series=_series(run),
-        environment={**environment, **conditions.facts()},
-        conditions=conditions.facts(),
-        readings=_evenly(conditions.series(), KEPT_POINTS),
+        environment={**facts.environment, **seen},
+        conditions=seen,
+        readings=_evenly(facts.conditions.series(), KEPT_POINTS),
     )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from edgeml_runtime.measure.conditions import Conditions, environment
 from edgeml_runtime.measure.doubts import Evidence, doubts
+from edgeml_runtime.measure.statistics import confidence_of_median
 from edgeml_runtime.measure.timing import USUAL, Plan, Query, query, repeat, warm
 from edgeml_runtime.session import Session
 
@@ -68,7 +69,7 @@ def versus(
     evidence = Evidence(
         median=(ratio, *interval),
         facts=conditions.facts(),
-        cores=at_start["cores"] or 1,
+        cores=len(at_start["affinity"]),
         held=held if a[0].threads == b[0].threads == 1 else 1.0,
     )
     why = doubts(evidence)
@@ -102,12 +103,16 @@ def _turns(queries: list[Query], plan: Plan, conditions: Conditions) -> tuple[np
             low, high = _interval(np.array([b / a for a, b in rows]))[1]
             if high - low <= TIGHT_RATIO or elapsed >= 2 * plan.max_s or len(rows) >= MOST_PAIRS:
                 break
-    conditions.look()
+    conditions.end()
     return np.array(rows), (time.thread_time() - busy) / (time.perf_counter() - start)
 
 
 def _interval(ratios: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """Return the median of the pairs' ratios and its 95 % bootstrap interval."""
+    """Return the median of the pairs' ratios and its 95 % interval: the wider ends of bootstrap and order statistics.
+
+    The second sees that neighbouring pairs may be alike, too.
+    """
     drawn = np.median(np.random.default_rng(0).choice(ratios, (RESAMPLES, len(ratios))), axis=1)
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(np.median(ratios)), (float(low), float(high))
+    ranks = confidence_of_median(ratios)
+    return float(np.median(ratios)), (min(float(low), ranks[0]), max(float(high), ranks[1]))
