@@ -8,6 +8,7 @@ from edgeml.autodiff import convolution as convolution
 from edgeml.autodiff import movement as movement
 from edgeml.autodiff import normalization as normalization
 from edgeml.autodiff import pooling as pooling
+from edgeml.autodiff import recurrent as recurrent
 from edgeml.autodiff import reductions as reductions
 from edgeml.autodiff import tensors as tensors
 from edgeml.autodiff.losses import LOSSES, Options

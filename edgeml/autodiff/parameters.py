@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnx import NodeProto
+from onnx import ModelProto, NodeProto, helper
 
 from edgeml.autodiff.builder import GraphBuilder
 from edgeml.errors import UnsupportedModel, UserError
@@ -14,6 +14,7 @@ _WEIGHTS = {  # operator -> the inputs that hold its parameters
     **dict.fromkeys(
         ("BatchNormalization", "LayerNormalization", "InstanceNormalization", "GroupNormalization"), (1, 2)
     ),
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), (1, 2, 3)),
     "MatMul": (1,),
     "PRelu": (1,),
     "Gather": (0,),
@@ -44,6 +45,23 @@ def find_parameters(g: GraphBuilder, nodes: Sequence[NodeProto], trainable: Sequ
             f"{', '.join(operators)}); trees, ai.onnx.ml operators and quantized weights have no gradient, use an MLP"
         )
     return [name for name in floats if name in found]
+
+
+def train_normalizations(model: ModelProto) -> dict[str, str]:
+    """Let every BatchNormalization of `model` use the batch's statistics, and return its running ones: name -> new.
+
+    running = momentum * running + (1 - momentum) * batch, with the population's variance (ONNX operator specification).
+    """
+    found: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.op_type != "BatchNormalization":
+            continue
+        kept = [attribute for attribute in node.attribute if attribute.name != "training_mode"]
+        del node.attribute[:], node.output[1:]
+        node.attribute.extend([*kept, helper.make_attribute("training_mode", 1)])
+        node.output.extend(f"ad.running.{name}" for name in node.input[3:5])
+        found |= {name: f"ad.running.{name}" for name in node.input[3:5]}
+    return found
 
 
 def _inputs(nodes: Sequence[NodeProto]) -> list[str]:

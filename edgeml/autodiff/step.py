@@ -21,7 +21,7 @@ from edgeml.autodiff.backward import gradients, live
 from edgeml.autodiff.builder import GraphBuilder, attributes, describe
 from edgeml.autodiff.losses import TARGET, WEIGHT, Emitted, Options, check, output_of
 from edgeml.autodiff.optimizers import LR, SGD, STATES, Optimizer
-from edgeml.autodiff.parameters import find_parameters
+from edgeml.autodiff.parameters import find_parameters, train_normalizations
 from edgeml.autodiff.shapes import ROWS, input_rows
 from edgeml.autodiff.shaping import ANCHOR, CONTROL, MU, Shaping
 from edgeml.errors import UnsupportedModel
@@ -42,15 +42,18 @@ def training_step(
     trainable: Sequence[str] | None = None,
     options: Options = _PLAIN,
     shaping: Shaping = _UNCHANGED,
+    batch_statistics: bool = False,
 ) -> TrainingGraph:
     """Return the training step of `model`; `trainable` names its parameters, None takes every weight and bias.
 
-    `options` are those of the loss; `shaping` is done to the gradients before the optimizer sees them. Raises
-    UserError for an unknown loss, option or name and UnsupportedModel for a model that cannot be trained.
+    `options` are those of the loss; `shaping` is done to the gradients before the optimizer sees them. With
+    `batch_statistics` every BatchNormalization uses those of the batch, and its running ones are parameters, too.
+    Raises UserError for an unknown loss, option or name and UnsupportedModel for a model that cannot be trained.
     """
     chosen = check(loss, options)
     data = model.data if isinstance(model, OnnxModel) else model if isinstance(model, bytes) else model.read_bytes()
     proto = _prepared(data)
+    running = train_normalizations(proto) if batch_statistics else {}
     g = GraphBuilder(proto)
     output = output_of(proto, chosen, options)
     nodes = live(g.forward, [output])
@@ -60,6 +63,8 @@ def training_step(
     emitted = chosen.emit(g, output, options)
     values = {name: np.array(g.constants[name]) for name in parameters}
     new = _updates(g, emitted, parameters, optimizer=optimizer, shaping=shaping)
+    values |= {name: np.array(g.constants[name]) for name in running}
+    new |= {NEW + name: tensor for name, tensor in running.items()}
     state = {name: zero for p in parameters for name, zero in optimizer.states(p, values[p]).items()}
     if shaping.proximal:
         proto.graph.input.append(helper.make_tensor_value_info(MU, TensorProto.FLOAT, []))

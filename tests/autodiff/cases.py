@@ -373,3 +373,34 @@ CASES |= {
         Case({"x": normal(3, 4)}, ("x", "r", "t"), {"r": np.float64(0.5), "t": np.array(False)}),
     ],
 }
+
+
+def layers(gates: int, *options: dict[str, Any], cell: bool = False) -> list[Case]:
+    """Recurrent layers of 3 inputs and 4 units over 5 steps of 2 rows, with bias and start, and without."""
+    cases = []
+    for given in ({}, *options):
+        many = 2 if given.get("direction") == "bidirectional" else 1
+        weights = {"x": normal(5, 2, 3), "w": normal(many, 4 * gates, 3) / 2, "r": normal(many, 4 * gates, 4) / 2}
+        more = {"b": normal(many, 8 * gates), "h": normal(many, 2, 4)} | ({"c": normal(many, 2, 4)} if cell else {})
+        named = ("x", "w", "r", "b", "", "h", *(("c",) if cell else ()))
+        known = ("w", "r")
+        cases.append(Case({**weights, **more}, named, attributes={"hidden_size": 4, **given}, known=known))
+        cases.append(Case(weights, attributes={"hidden_size": 4, **given}, known=known))
+    return cases
+
+
+WAYS = {"direction": "reverse"}, {"direction": "bidirectional"}
+CASES |= {
+    "LSTM": layers(4, *WAYS, cell=True),
+    "GRU": layers(3, *WAYS, {"linear_before_reset": 1}, {"linear_before_reset": 1, "direction": "bidirectional"}),
+    "RNN": [
+        *layers(1, *WAYS),
+        Case(  # units far on one side of the kink each
+            {"x": positive(5, 2, 3) / 4, "w": positive(1, 4, 3) / 4, "r": positive(1, 4, 4) / 8},
+            ("x", "w", "r", "b"),
+            {"b": np.array([[3, -9, 3, -9, 0, 0, 0, 0]], np.float64)},
+            {"hidden_size": 4, "activations": ["Relu"]},
+            known=("w", "r"),
+        ),
+    ],
+}

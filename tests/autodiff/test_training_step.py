@@ -311,3 +311,24 @@ def test_a_parameter_without_effect_is_refused() -> None:
     model = a_model(nodes, {"y": 6}, constants={**WEIGHTS, "none": np.zeros(6, F32), "extra": np.ones(6, F32)})
     with pytest.raises(UnsupportedModel, match="'extra' has no effect on the loss"):
         training_step(model, trainable=["w1", "extra"])
+
+
+def test_batch_statistics_are_used_and_their_running_ones_kept() -> None:
+    """Against numpy: y = scale (x - mean) / sqrt(var + e) + bias of the batch, running = m running + (1 - m) batch."""
+    scales = {"s": np.array([1.0, 2.0, 0.5, 1.5, 1.0, 1.0], F32), "o": np.zeros(6, F32)}
+    start = {"mean": np.full(6, 0.3, F32), "var": np.full(6, 2.0, F32)}
+    nodes = [*HIDDEN, node("BatchNormalization", ["h", "s", "o", "mean", "var"], ["n"], momentum=0.8), *HEAD]
+    nodes[2].input[0] = "n"
+    model = a_model(nodes, {"logits": 3}, constants=WEIGHTS | scales | start)
+    graph = training_step(model, loss="mse", optimizer=SGD(momentum=0), batch_statistics=True)
+    assert {"s", "o", "mean", "var"} <= graph.parameters.keys()
+    got = step(graph, lr=0.1, x=X, target=VALUES)
+    h = (X @ WEIGHTS["w1"].T + WEIGHTS["b1"]).astype(np.float64)
+    np.testing.assert_allclose(got["new.mean"], 0.8 * 0.3 + 0.2 * h.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(got["new.var"], 0.8 * 2.0 + 0.2 * h.var(0), rtol=1e-5)
+    xhat = (h - h.mean(0)) / np.sqrt(h.var(0) + 1e-5)
+    d = 2 * ((xhat * scales["s"]) @ WEIGHTS["w2"] + WEIGHTS["b2"] - VALUES) / VALUES.size
+    np.testing.assert_allclose(got["new.s"], scales["s"] - 0.1 * ((d @ WEIGHTS["w2"].T) * xhat).sum(0), atol=1e-5)
+    dx = d @ WEIGHTS["w2"].T * scales["s"]
+    dh = (dx - dx.mean(0) - xhat * (dx * xhat).mean(0)) / np.sqrt(h.var(0) + 1e-5)
+    np.testing.assert_allclose(got["new.w1"], WEIGHTS["w1"] - 0.1 * dh.T @ X, atol=1e-5)

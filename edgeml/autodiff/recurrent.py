@@ -1,0 +1,279 @@
+"""VJP rules of LSTM, GRU and RNN (ONNX operator specification, equations of each): backpropagation through time.
+
+The forward operator gave h of every step. From it the gates of all steps follow at once, in two products; only what is
+truly one step after the other (the cell, the gradient of h) walks through a Scan. The weights' gradients are products
+over all steps again.
+
+    dpre: gradient of the gates before their activations; dx = dpre W, dW = dpre' x, dR = dpre' h[t-1], db = sum dpre
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from onnx import NodeProto
+
+from edgeml.autodiff.builder import GraphBuilder, attributes, describe
+from edgeml.autodiff.rules import Grads, vjp_all
+from edgeml.autodiff.scan import Body
+from edgeml.errors import UnsupportedModel
+
+DEFAULTS = {"LSTM": ("sigmoid", "tanh", "tanh"), "GRU": ("sigmoid", "tanh"), "RNN": ("tanh",)}
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+REFUSED = ("clip", "input_forget", "layout", "activation_alpha", "activation_beta")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Direction:
+    """One direction of a layer, time running forwards: x (T, B, I), h and hprev (T, B, H), weights as 2-D tensors."""
+
+    x: str
+    h: str
+    hprev: str
+    w: str  # (gates H, I)
+    r: str  # (gates H, H)
+    bw: str  # (gates H,), or "" without bias
+    br: str
+    cell: str  # the initial one, (B, H); of an LSTM
+    dy: str  # of every h
+    dh: str  # of the last h, beside dy
+    dc: str  # of the last cell
+    hidden: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """Gradients of one direction."""
+
+    x: str
+    w: str
+    r: str
+    b: str
+    h0: str
+    c0: str = ""
+
+
+def _layer(g: GraphBuilder, node: NodeProto, dys: Sequence[str | None]) -> Grads:
+    """Return the gradients of X, W, R, B, sequence_lens, initial_h and initial_c."""
+    _refuse(g, node)
+    back = BACK[node.op_type]
+    directions = 2 if _way(node) == "bidirectional" else 1
+    parts = []
+    for index in range(directions):
+        backwards = _way(node) == "reverse" or index == 1
+        one = _direction(g, node, dys, index=index, backwards=backwards)
+        found = back(g, node, one)
+        parts.append((found, _turned(g, found.x) if backwards else found.x))
+    x = parts[0][1] if directions == 1 else g.op("Add", parts[0][1], parts[1][1])
+    stacked = [_stacked(g, [getattr(found, name) for found, _ in parts]) for name in ("w", "r", "b", "h0", "c0")]
+    w, r, b, h0, c0 = stacked
+    return (x, w, r, b, None, h0, c0, None)[: len(node.input)]
+
+
+def _refuse(g: GraphBuilder, node: NodeProto) -> None:
+    options = attributes(node)
+    activations = [name.decode().lower() for name in options.get("activations", [])]
+    default = list(DEFAULTS[node.op_type])
+    usual = activations in ([], default, 2 * default) or (node.op_type == "RNN" and set(activations) == {"relu"})
+    odd = [name for name in REFUSED if options.get(name)]
+    if not usual or odd or any(node.input[4:5]) or any(node.input[7:8]):
+        what = ", ".join(odd) or (f"activations {activations}" if not usual else "sequence_lens or peepholes")
+        raise UnsupportedModel(f"{describe(node)}: {what} has no gradient rule; convert the layer without it")
+
+
+def _way(node: NodeProto) -> str:
+    return str(attributes(node).get("direction", b"forward").decode())
+
+
+def _direction(
+    g: GraphBuilder, node: NodeProto, dys: Sequence[str | None], *, index: int, backwards: bool
+) -> Direction:
+    hidden = int(attributes(node)["hidden_size"])
+    x, w, r = node.input[:3]
+    gates = GATES[node.op_type] * hidden
+    if not node.output[0]:
+        node.output[0] = g.fresh("steps")
+    steps = _one(g, node.output[0], index, axis=1)
+    zero = _zeros(g, x, hidden)
+    first = _one(g, node.input[5], index) if len(node.input) > 5 and node.input[5] else zero
+    cell = _one(g, node.input[6], index) if len(node.input) > 6 and node.input[6] else zero
+    bias = _one(g, node.input[3], index) if len(node.input) > 3 and node.input[3] else ""
+    bw, br = g.ops("Split", bias, g.ints([gates, gates]), outputs=2, axis=0) if bias else ("", "")
+    dy = _one(g, dys[0], index, axis=1) if dys[0] else g.op("Mul", steps, g.const(0, like=x))
+    ends = [_one(g, dys[i], index) if len(dys) > i and dys[i] else zero for i in (1, 2)]
+    turned, h, dy = (_turned(g, name) for name in (x, steps, dy)) if backwards else (x, steps, dy)
+    g.dtypes[turned] = g.dtypes[dy] = g.dtypes[first] = g.dtypes[x]
+    return Direction(
+        x=turned,
+        h=h,
+        hprev=_shifted(g, first, h),
+        w=_one(g, w, index),
+        r=_one(g, r, index),
+        bw=bw,
+        br=br,
+        cell=cell,
+        dy=dy,
+        dh=ends[0],
+        dc=ends[1],
+        hidden=hidden,
+    )
+
+
+def _lstm(g: GraphBuilder, node: NodeProto, one: Direction) -> Found:
+    pre = _gates(g, one, bias=g.op("Add", one.bw, one.br) if one.bw else "")
+    i, o, f, c = g.ops("Split", pre, g.ints([one.hidden] * 4), outputs=4, axis=2)
+    i, o, f, c = (g.op("Sigmoid", i), g.op("Sigmoid", o), g.op("Sigmoid", f), g.op("Tanh", c))
+    g.dtypes[one.cell] = g.dtypes[one.x]
+    step = Body(g, "cell", "f", "ic")
+    cell, forget, news = step.inputs
+    new = step.op("Add", step.op("Mul", forget, cell), news)
+    _, cells = step.scan([one.cell], [f, g.op("Mul", i, c)], outputs=[new, step.kept(new)])
+    top = g.op("Tanh", cells)
+    through = g.op("Mul", o, _slope(g, top, one))
+    ki, kf = g.op("Mul", c, _bell(g, i, one)), g.op("Mul", _shifted(g, one.cell, cells), _bell(g, f, one))
+    ko, kc = g.op("Mul", top, _bell(g, o, one)), g.op("Mul", i, _slope(g, c, one))
+    step = Body(g, "dh", "dc", "r", "dy", "through", "ki", "ko", "kf", "kc", "f")
+    dh_, dc_, r, dy, through_, ki_, ko_, kf_, kc_, f_ = step.inputs
+    dh = step.op("Add", dy, dh_)
+    dc = step.op("Add", step.op("Mul", dh, through_), dc_)
+    parts = [step.op("Mul", dc, ki_), step.op("Mul", dh, ko_), step.op("Mul", dc, kf_), step.op("Mul", dc, kc_)]
+    dpre = step.op("Concat", *parts, axis=1)
+    outputs = [step.op("MatMul", dpre, r), step.op("Mul", dc, f_), step.kept(r), step.kept(dpre)]
+    sequences = [one.dy, through, ki, ko, kf, kc, f]
+    h0, c0, _, dpres = step.scan([one.dh, one.dc, one.r], sequences, outputs=outputs, reverse=True)
+    bias = g.op("ReduceSum", dpres, g.ints([0, 1]), keepdims=0)
+    return Found(
+        g.op("MatMul", dpres, one.w),
+        _weights(g, dpres, one.x),
+        _weights(g, dpres, one.hprev),
+        g.op("Concat", bias, bias, axis=0),
+        h0,
+        c0,
+    )
+
+
+def _rnn(g: GraphBuilder, node: NodeProto, one: Direction) -> Found:
+    relu = any(name.lower() == b"relu" for name in attributes(node).get("activations", []))
+    slope = g.op("Sign", one.h) if relu else _slope(g, one.h, one)
+    step = Body(g, "dh", "r", "dy", "slope")
+    dh, r, dy, slope_ = step.inputs
+    dpre = step.op("Mul", step.op("Add", dy, dh), slope_)
+    outputs = [step.op("MatMul", dpre, r), step.kept(r), step.kept(dpre)]
+    h0, _, dpres = step.scan([one.dh, one.r], [one.dy, slope], outputs=outputs, reverse=True)
+    bias = g.op("ReduceSum", dpres, g.ints([0, 1]), keepdims=0)
+    return Found(
+        g.op("MatMul", dpres, one.w),
+        _weights(g, dpres, one.x),
+        _weights(g, dpres, one.hprev),
+        g.op("Concat", bias, bias, axis=0),
+        h0,
+    )
+
+
+def _gru(g: GraphBuilder, node: NodeProto, one: Direction) -> Found:
+    """Gates z, r, h; with linear_before_reset the reset acts on the product, else on h[t-1] before it."""
+    size, two = one.hidden, g.ints([2 * one.hidden, one.hidden])
+    after = bool(attributes(node).get("linear_before_reset", 0))
+    wx = g.op("MatMul", one.x, _transposed(g, one.w))
+    wx = g.op("Add", wx, one.bw) if one.bw else wx
+    x_zr, x_h = g.ops("Split", wx, two, outputs=2, axis=2)
+    r_zr, r_h = g.ops("Split", one.r, two, outputs=2, axis=0)
+    b_zr, b_h = g.ops("Split", one.br, two, outputs=2, axis=0) if one.br else ("", "")
+    pre = g.op("Add", x_zr, g.op("MatMul", one.hprev, _transposed(g, r_zr)))
+    z, r = g.ops(
+        "Split", g.op("Sigmoid", g.op("Add", pre, b_zr) if b_zr else pre), g.ints([size] * 2), outputs=2, axis=2
+    )
+    inner = one.hprev if after else g.op("Mul", r, one.hprev)
+    product = g.op("MatMul", inner, _transposed(g, r_h))
+    product = g.op("Add", product, b_h) if b_h else product
+    new = g.op("Tanh", g.op("Add", x_h, g.op("Mul", r, product) if after else product))
+    keep = g.op("Sub", g.const(1, like=one.x), z)
+    a = g.op("Mul", keep, _slope(g, new, one))
+    kz = g.op("Mul", g.op("Sub", one.hprev, new), _bell(g, z, one))
+    kr = g.op("Mul", product if after else one.hprev, _bell(g, r, one))
+    step = Body(g, "dh", "rzr", "rh", "dy", "a", "kz", "kr", "z", "r")
+    dh_, rzr, rh, dy, a_, kz_, kr_, z_, r_ = step.inputs
+    dh = step.op("Add", dy, dh_)
+    dhat, dz = step.op("Mul", dh, a_), step.op("Mul", dh, kz_)
+    if after:
+        inside = step.op("Mul", dhat, r_)
+        dr, direct = step.op("Mul", dhat, kr_), step.op("MatMul", inside, rh)
+    else:
+        inside = dhat
+        dq = step.op("MatMul", dhat, rh)
+        dr, direct = step.op("Mul", dq, kr_), step.op("Mul", dq, r_)
+    dzr = step.op("Concat", dz, dr, axis=1)
+    back = step.op("Add", step.op("Mul", dh, z_), step.op("Add", step.op("MatMul", dzr, rzr), direct))
+    outputs = [back, step.kept(rzr), step.kept(rh), step.kept(dzr), step.kept(dhat), step.kept(inside)]
+    sequences = [one.dy, a, kz, kr, z, r]
+    h0, _, _, dzrs, dhats, insides = step.scan([one.dh, r_zr, r_h], sequences, outputs=outputs, reverse=True)
+    dpres = g.op("Concat", dzrs, dhats, axis=2)
+    dr_weights = g.op("Concat", _weights(g, dzrs, one.hprev), _weights(g, insides, inner), axis=0)
+    over = g.ints([0, 1])
+    bw = g.op("ReduceSum", dpres, over, keepdims=0)
+    br = g.op("ReduceSum", g.op("Concat", dzrs, insides, axis=2), over, keepdims=0)
+    return Found(
+        g.op("MatMul", dpres, one.w), _weights(g, dpres, one.x), dr_weights, g.op("Concat", bw, br, axis=0), h0
+    )
+
+
+BACK: dict[str, Callable[[GraphBuilder, NodeProto, Direction], Found]] = {"LSTM": _lstm, "GRU": _gru, "RNN": _rnn}
+vjp_all(*BACK)(_layer)
+
+
+def _gates(g: GraphBuilder, one: Direction, *, bias: str) -> str:
+    """Return the gates of all steps before their activations."""
+    inputs, states = g.op("MatMul", one.x, _transposed(g, one.w)), g.op("MatMul", one.hprev, _transposed(g, one.r))
+    pre = g.op("Add", inputs, states)
+    return g.op("Add", pre, bias) if bias else pre
+
+
+def _weights(g: GraphBuilder, dpres: str, factor: str) -> str:
+    """Return dpre' factor over all steps and rows."""
+    flat = [g.op("Flatten", name, axis=2) for name in (dpres, factor)]
+    return g.op("Gemm", *flat, transA=1)
+
+
+def _transposed(g: GraphBuilder, name: str) -> str:
+    return g.op("Transpose", name, perm=[1, 0])
+
+
+def _bell(g: GraphBuilder, y: str, one: Direction) -> str:
+    """Return the slope of the sigmoid whose value is `y`."""
+    return g.op("Mul", y, g.op("Sub", g.const(1, like=one.x), y))
+
+
+def _slope(g: GraphBuilder, y: str, one: Direction) -> str:
+    """Return the slope of the tanh whose value is `y`."""
+    return g.op("Sub", g.const(1, like=one.x), g.op("Mul", y, y))
+
+
+def _one(g: GraphBuilder, name: str | None, index: int, *, axis: int = 0) -> str:
+    return g.op("Gather", name or "", g.const(index, dtype="int64"), axis=axis)
+
+
+def _stacked(g: GraphBuilder, names: Sequence[str]) -> str | None:
+    if not all(names):
+        return None
+    first = g.ints([0])
+    parts = [g.op("Unsqueeze", name, first) for name in names]
+    return parts[0] if len(parts) == 1 else g.op("Concat", *parts, axis=0)
+
+
+def _turned(g: GraphBuilder, name: str) -> str:
+    """Return the sequence backwards."""
+    return g.op("Slice", name, g.ints([-1]), g.ints([-(2**31)]), g.ints([0]), g.ints([-1]))
+
+
+def _shifted(g: GraphBuilder, first: str, sequence: str) -> str:
+    """Return the sequence one step later, `first` before it."""
+    rest = g.op("Slice", sequence, g.ints([0]), g.ints([-1]), g.ints([0]))
+    return g.op("Concat", g.op("Unsqueeze", first, g.ints([0])), rest, axis=0)
+
+
+def _zeros(g: GraphBuilder, x: str, hidden: int) -> str:
+    """Return zeros of (rows, hidden)."""
+    row = g.op("Gather", x, g.const(0, dtype="int64"), axis=0)  # (B, I)
+    total = g.op("ReduceSum", g.op("Mul", row, g.const(0, like=x)), g.ints([1]), keepdims=1)
+    return g.op("Expand", total, g.ints([1, hidden]))
