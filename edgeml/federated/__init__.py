@@ -3,23 +3,30 @@
 A `Federation` is a sequence of `Round`s; an `Assembly` turns what one device uploads into arrays.
 """
 
-from edgeml.federated.aggregate import AGGREGATORS, aggregate, apply_delta
+from edgeml.federated.aggregate import AGGREGATORS, Believe, aggregate, apply_delta, least_updates
 from edgeml.federated.assembly import Assembly
 from edgeml.federated.federation import Federation, Plan, RoundResult
 from edgeml.federated.round import Outcome, Round, State
+from edgeml.federated.server_step import STEPS, Memory, ServerStep, take
 from edgeml.federated.updates import Update, check_update
 
 __all__ = [
     "AGGREGATORS",
+    "STEPS",
     "Assembly",
+    "Believe",
     "Federation",
+    "Memory",
     "Outcome",
     "Plan",
     "Round",
     "RoundResult",
+    "ServerStep",
     "State",
     "Update",
     "aggregate",
     "apply_delta",
     "check_update",
+    "least_updates",
+    "take",
 ]

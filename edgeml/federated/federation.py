@@ -9,14 +9,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from edgeml.artifacts import Task
 from edgeml.errors import UserError
-from edgeml.federated.aggregate import aggregate, apply_delta
+from edgeml.federated.aggregate import Believe, aggregate, apply_delta, least_updates
 from edgeml.federated.round import Round, State
+from edgeml.federated.server_step import Memory, ServerStep, take
 from edgeml_runtime.wire import tensors
 from edgeml_runtime.wire.blocks import digest_of
 from edgeml_runtime.wire.messages import TaskOffer
@@ -36,6 +37,8 @@ class Plan:
     deadline_s: float = 60.0
     seed: int = 0
     rule: str = "fedavg"
+    believe: Believe = field(default_factory=Believe)
+    server: ServerStep = field(default_factory=ServerStep)
     max_abandoned: int = 3  # rounds without a quorum in a row before the federation gives up
 
 
@@ -60,10 +63,16 @@ class Federation:
     def __init__(self, run: str, plan: Plan, *, model: str, parameters: Mapping[str, np.ndarray]) -> None:
         if not DEVICE_ID.fullmatch(f"{run}-{plan.rounds}"):
             raise UserError(f"a federation called {run!r}: use up to 56 characters of A-Z a-z 0-9 _ -")
+        if plan.min_devices < (least := least_updates(plan.rule, plan.believe)):
+            raise UserError(
+                f"min_devices {plan.min_devices}: {plan.rule} against {plan.believe.byzantine} byzantine devices needs "
+                f"{least} updates; raise min_devices, or expect fewer byzantine ones"
+            )
         self.run, self.plan, self.model = run, plan, model
         self.parameters: dict[str, np.ndarray] = dict(parameters)
         self.history: list[RoundResult] = []
         self.round: Round | None = None
+        self.memory = Memory()
 
     @property
     def closed(self) -> int:
@@ -128,7 +137,9 @@ class Federation:
         outcome = self.round.outcome
         assert outcome is not None
         if outcome.state is State.CLOSED:
-            self.parameters = apply_delta(self.parameters, aggregate(outcome.updates, rule=self.plan.rule))
+            change = aggregate(outcome.updates, rule=self.plan.rule, believe=self.plan.believe)
+            step, self.memory = take(self.plan.server, change, self.memory)
+            self.parameters = apply_delta(self.parameters, step)
         weights = [update.rows for update in outcome.updates]
         metrics = [update.metrics for update in outcome.updates]
         result = RoundResult(

@@ -22,6 +22,7 @@ class Update:
     delta: Mapping[str, np.ndarray]  # by parameter, float32
     metrics: Mapping[str, float] = field(default_factory=dict)  # loss.before, loss.after, seconds
     size: int = 0  # bytes on the wire
+    steps: int = 1  # that the device took
 
 
 def check_update(arrays: Mapping[str, np.ndarray], parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
