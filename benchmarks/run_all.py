@@ -18,7 +18,7 @@ SCRIPTS = {  # script -> what it shows
     "passes": "What graph passes gain",
     "smaller": "Variants with fewer parts",
     "recurrent": "Recurrent layers",
-    "prior_check": "The latency prior against published measurements",
+    "predict_published": "The latency prior against published measurements",
 }
 HEAD = """\
 # Benchmarks

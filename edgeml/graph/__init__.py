@@ -5,7 +5,7 @@
 Whatever `serialize` lets out loads on onnxruntime 1.19 and newer.
 """
 
-from edgeml.graph.cost import Cost, cost
+from edgeml.graph.cost import Cost, Layer, cost
 from edgeml.graph.proto import MAX_IR, MAX_OPSET, check, load, serialize
 from edgeml.graph.samples import random_rows
 from edgeml.graph.shapes import annotate, infer
@@ -16,6 +16,7 @@ __all__ = [
     "MAX_IR",
     "MAX_OPSET",
     "Cost",
+    "Layer",
     "annotate",
     "check",
     "cost",

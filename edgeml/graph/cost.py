@@ -21,7 +21,24 @@ from edgeml.graph.proto import attribute, load, subgraphs
 from edgeml.graph.shapes import infer
 from edgeml.graph.stand_ins import with_stand_ins
 
+CONVOLUTIONS = frozenset({"Conv", "QLinearConv", "ConvInteger"})
 UNFOLDED = frozenset({"Cast", "Mul"})  # how weights that are small on disk become floats
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One operator that multiplies: its class, the sides and the stride of its window (none for a product), its work.
+
+    `elements` are those of its activations, in and out, and `channels` what enters one output.
+    """
+
+    macs_class: str
+    window: tuple[int, ...]
+    stride: int
+    channels: int
+    macs: int
+    elements: int
+    weights: int  # bytes
 
 
 @dataclass(frozen=True)
@@ -37,6 +54,7 @@ class Cost:
     tree_visits: int
     inputs: int
     unknown: Mapping[str, int] = field(default_factory=dict)
+    layers: tuple[Layer, ...] = ()  # those of macs_by_class, one by one
 
     @property
     def macs(self) -> int:
@@ -48,6 +66,7 @@ def cost(model: OnnxModel | bytes) -> Cost:
     proto = load(model)
     scene = _scene(proto)
     macs, weights, unknown = Counter[str](), Counter[str](), Counter[str]()
+    layers: list[Layer] = []
     moved = visits = 0.0
     for node in proto.graph.node:
         if node.op_type in MACS:
@@ -58,6 +77,7 @@ def cost(model: OnnxModel | bytes) -> Cost:
             name = ".".join(filter(None, (found[0], scene.precision(node))))
             macs[name] += found[1]
             weights[name] += scene.weight_bytes(found[2])
+            layers.append(_layer(node, (name, found[1], found[2]), scene))
         elif node.op_type in trees.OPERATORS:
             visits += trees.visits(node)
         elif node.op_type in ELEMENTWISE:
@@ -68,7 +88,18 @@ def cost(model: OnnxModel | bytes) -> Cost:
     nodes = sum(not scene.folds(node) for node in proto.graph.node)
     inputs = len({value.name for value in proto.graph.input} - scene.weights.keys())
     alive = _most_alive(proto, scene)
-    return Cost(dict(macs), dict(weights), nodes, stored, alive, int(moved), round(visits), inputs, dict(unknown))
+    counted = dict(macs), dict(weights), nodes, stored, alive, int(moved), round(visits), inputs, dict(unknown)
+    return Cost(*counted, layers=tuple(layers))
+
+
+def _layer(node: NodeProto, found: tuple[str, int, str], scene: Scene) -> Layer:
+    kernel = scene.tensor(found[2]).shape if node.op_type in CONVOLUTIONS else ()
+    strides = attribute(node, "strides", [1])
+    stride = int(strides[0]) if isinstance(strides, list | tuple) and strides else 1
+    names = [name for name in (*node.input, *node.output) if name and not scene.stored(name)]
+    elements = sum(scene.tensor(name).size for name in names if len(scene.tensor(name).shape) > 1)
+    channels = int(kernel[1]) if len(kernel) > 1 else 0
+    return Layer(found[0], tuple(kernel[2:]), stride, channels, found[1], elements, scene.weight_bytes(found[2]))
 
 
 def _scene(proto: ModelProto) -> Scene:

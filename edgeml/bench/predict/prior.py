@@ -3,8 +3,8 @@
 Efficiencies are shares of the board's peak that onnxruntime's kernels reach. They come from counting
 the executed instructions of onnxruntime 1.32's aarch64 kernels under emulation and costing each hot
 block with LLVM 19's scheduling models (A53 in-order, A72 out-of-order, Neoverse N1 for the A76 with
-dot product): no cache misses, no throttling. benchmarks/prior_check.py holds them against published
-timings of real boards.
+dot product): no cache misses, no throttling. benchmarks/predict_published.py
+holds them against published timings of real boards.
 """
 
 from __future__ import annotations

@@ -1,31 +1,82 @@
 """Latency and memory of a graph on a board nobody has here: a prior, with its range.
 
-time = call + nodes + sum over classes of max(MACs / reachable rate, weights / bandwidth) + bytes + trees
+time = call + nodes + convolutions + products + bytes moved + tree visits
+
+Convolutions and what moves between them cost what published timings of such boards say (transfer.py); products of
+matrices, calls, nodes and trees what counted instructions of onnxruntime say (prior.py).
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
 from edgeml.artifacts import OnnxModel, Prediction
 from edgeml.bench.predict import prior
+from edgeml.bench.predict.transfer import COUNTED, ms_of
+from edgeml.bench.predict.works import Work, work_of
 from edgeml.devices import DeviceProfile
 from edgeml.graph import Cost, cost
 
-# benchmarks/prior_check.py: 24 of 25 published timings of these boards lie within this factor (0.72 to 2.27)
-RANGE_FACTOR = 2.0
+Z90 = 1.645
+PRODUCTS = ("gemm", "gemv")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Milliseconds by what says them, and the spread of the logarithm of what was published."""
+
+    published: float
+    spread: float
+    counted: float
+    unknown: float
+
+    @property
+    def total(self) -> float:
+        return self.published + self.counted + self.unknown
 
 
 def predict(model: OnnxModel, board: DeviceProfile, threads: int = 1) -> Prediction:
     """Return the time and memory of one row of `model` on `board`, method "prior"."""
     work = cost(model)
-    known, unknown = _seconds(work, board, threads)
-    predicted = (known + unknown) * 1e3
-    coverage = known / (known + unknown)
-    factor = RANGE_FACTOR / coverage  # what no rule explains widens the range
-    return Prediction(predicted / factor, predicted, predicted * factor, memory_mb(model, work), "prior", coverage)
+    parts = _parts(work, board, threads)
+    known = parts.published + parts.counted
+    coverage = known / parts.total
+    spread = (parts.published * parts.spread + parts.counted * COUNTED) / known  # mistakes of one board go together
+    factor = math.exp(Z90 * spread) / coverage  # what no rule explains widens the range
+    low, high = parts.total / factor, parts.total * factor
+    return Prediction(low, parts.total, high, memory_mb(model, work), "prior", coverage)
 
 
-def _seconds(work: Cost, board: DeviceProfile, threads: int) -> tuple[float, float]:
-    """Return the seconds of known and of unknown operators."""
+def _parts(work: Cost, board: DeviceProfile, threads: int) -> Parts:
+    published, weighted = 0.0, 0.0
+    for int8 in (False, True):
+        row = _convolutions(work_of(work, int8=int8))
+        if row.any():
+            ms, spread = ms_of(row, board, "int8" if int8 else "fp32", threads=threads)
+            ms /= _activations(work, board) if int8 else 1.0
+            published, weighted = published + ms, weighted + ms * spread
+    counted, unknown = _counted(work, board, threads)
+    return Parts(published, weighted / published if published else 0.0, counted * 1e3, unknown * 1e3)
+
+
+def _convolutions(work: Work) -> np.ndarray:
+    """Return the columns of `work` that published networks tell about, nothing where nothing is convolved."""
+    row = Work({kind: macs for kind, macs in work.mmacs.items() if kind not in PRODUCTS}, work.melements)
+    return row.row() if row.macs else np.zeros(len(row.row()))
+
+
+def _activations(work: Cost, board: DeviceProfile) -> float:
+    """Return the speed of the int8 convolutions' activation types, relative to the better one."""
+    macs = {name.partition(".")[2]: count for name, count in work.macs_by_class.items() if "." in name}
+    types = max(macs, key=lambda name: macs[name])
+    return prior.ACTIVATIONS.get(types, prior.ACTIVATIONS["s8s8"])[prior.kind_of(board)]
+
+
+def _counted(work: Cost, board: DeviceProfile, threads: int) -> tuple[float, float]:
+    """Return the seconds of what counting knows, and of unknown operators."""
     kind, bandwidth = prior.kind_of(board), board.bandwidth_mb_s * 1e6
     rate = board.frequency_ghz * 1e9 * prior.INSTRUCTIONS_PER_CYCLE[kind]
     speedup = min(max(threads, 1), board.cores) ** prior.THREAD_EXPONENT
@@ -34,7 +85,8 @@ def _seconds(work: Cost, board: DeviceProfile, threads: int) -> tuple[float, flo
     for name, macs in work.macs_by_class.items():
         weights = work.weights_by_class.get(name, 0)
         streamed = weights / bandwidth if work.weight_bytes > cache else 0.0
-        compute += max(macs / prior.macs_per_second(board, name) / speedup, streamed)
+        products = name.partition(".")[0] in PRODUCTS
+        compute += max(macs / prior.macs_per_second(board, name) / speedup if products else 0.0, streamed)
     moved = work.moved_bytes / bandwidth
     visits = work.tree_visits * prior.CYCLES_PER_VISIT[kind] / (board.frequency_ghz * 1e9)
     call = prior.INSTRUCTIONS_PER_CALL if work.inputs == 1 else prior.INSTRUCTIONS_PER_RUN

@@ -1,0 +1,330 @@
+"""Hold rooflines by kind of kernel against published timings of real boards: models left out, boards left out.
+
+    PYTHONPATH=. python benchmarks/predict_published.py
+
+Needs nothing but the tables that ship with edgeml. Each network of a table is predicted by a fit to the others, each
+board by fits to the others, each runtime by those to the others, beside FLOPs times one factor and the network nearest
+in FLOPs. The timings are other runtimes' than ours: this checks the method and the size of its error. onnxruntime's
+own rows are four, on the Raspberry Pi 5, and no fit sees them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeml.bench.predict import prior
+from edgeml.bench.predict.published import (
+    HOLD,
+    Row,
+    counted,
+    fit,
+    fits,
+    floor,
+    left_out,
+    read_published,
+    read_works,
+    table_of,
+)
+from edgeml.devices import DeviceProfile, read_boards
+
+RESULTS = Path(__file__).parent / "results"
+LEAST = 10  # networks of a table whose networks are left out one by one; int8 tables of ncnn have 6 or 7
+FEW = 5
+Z90 = 1.645
+PAIRS = (  # source, target: by one scalar
+    ("raspberry-pi-3b-plus", "raspberry-pi-zero-2w"),
+    ("raspberry-pi-4", "raspberry-pi-3b-plus"),
+    ("raspberry-pi-4", "raspberry-pi-5"),
+)
+Table = tuple[str, str, str, int]  # board, runtime, precision, threads
+
+
+def tables() -> dict[Table, list[Row]]:
+    """Return the published rows by table, of each runtime the last version; unstated threads are all cores."""
+    found: dict[Table, list[Row]] = {}
+    boards = read_boards()
+    for row in read_published():
+        if row.board in boards:
+            threads = row.threads or boards[row.board].cores or 0
+            found.setdefault((row.board, row.runtime, row.precision, threads), []).append(row)
+    for key, rows in found.items():
+        newest = max(row.version for row in rows)
+        found[key] = [row for row in rows if row.version == newest]
+    return dict(sorted(found.items()))
+
+
+def judge(key: Table, rows: Sequence[Row]) -> dict[str, Any]:
+    """Return how well the networks of one table are predicted from its others."""
+    board = read_boards()[key[0]]
+    works, times = table_of(rows)
+    start, least = counted(board, key[2]), floor(board, key[2], key[3])
+    guessed = left_out(works, times, start, least=least)
+    macs = works[:, :6].sum(axis=1)
+    flops, nearest = (one_by_one(times, macs, rule) for rule in (_factor, _nearest))
+    apart = np.log(guessed / times)
+    others = [np.sqrt(np.mean(np.delete(apart, i) ** 2)) for i in range(len(apart))]
+    return {
+        "networks": len(rows),
+        **{f"roofline_{name}": value for name, value in errors(guessed / times).items()},
+        "flops_mape": errors(flops / times)["mape"],
+        "nearest_mape": errors(nearest / times)["mape"],
+        "coverage90": float(np.mean(np.abs(apart) <= Z90 * np.array(others))),
+        "ratios": {row.model: round(float(ratio), 3) for row, ratio in zip(rows, guessed / times, strict=True)},
+    }
+
+
+def errors(ratios: np.ndarray) -> dict[str, float]:
+    apart = np.abs(ratios - 1)
+    return {
+        "mape": float(apart.mean()),
+        "median": float(np.median(apart)),
+        "largest": float(apart.max()),
+        "within_20": float((apart <= 0.2).mean()),
+    }
+
+
+Rule = Callable[[np.ndarray, np.ndarray, float], float]
+
+
+def one_by_one(times: np.ndarray, macs: np.ndarray, rule: Rule) -> np.ndarray:
+    """Return every time as `rule` tells it from the others'."""
+    return np.array([rule(np.delete(times, i), np.delete(macs, i), float(macs[i])) for i in range(len(times))])
+
+
+def _factor(times: np.ndarray, macs: np.ndarray, wanted: float) -> float:
+    return float(np.median(times / macs)) * wanted
+
+
+def _nearest(times: np.ndarray, macs: np.ndarray, wanted: float) -> float:
+    index = int(np.argmin(np.abs(np.log(macs / wanted))))
+    return float(times[index] / macs[index]) * wanted
+
+
+def by_scalar(source: Sequence[Row], target: Sequence[Row]) -> dict[str, Any]:
+    """Return how well one factor, the median of the others' ratios, carries times from one board to another."""
+    ours, theirs = ({row.model: row.ms for row in rows} for rows in (source, target))
+    names = sorted(ours.keys() & theirs.keys())
+    ratios = np.array([theirs[name] / ours[name] for name in names])
+    guessed = np.array([np.median(np.delete(ratios, i)) for i in range(len(ratios))])
+    return {"networks": len(names), "factor": float(np.median(ratios)), **errors(guessed / ratios)}
+
+
+def boards_left_out() -> list[dict[str, Any]]:
+    """Return, for every table of one runtime, how the fits of that runtime to other boards predict it."""
+    found, boards = [], read_boards()
+    every = tables()
+    for key, rows in every.items():
+        name, runtime, precision, threads = key
+        if len(rows) < LEAST:
+            continue
+        works, times = table_of(rows)
+        for donor, other in every.items():
+            if donor[0] == name or donor[1:3] != (runtime, precision) or (donor[3] > 1) != (threads > 1):
+                continue
+            level = _level(boards[name], boards[donor[0]])
+            if level is None or len(other) < LEAST:
+                continue
+            factors = fits(boards[donor[0]], other, precision, threads=donor[3])[0].factors
+            ratios = works @ (counted(boards[name], precision) * factors) / times
+            spread = float(np.sqrt(np.mean(np.log(ratios) ** 2)))
+            told = {"target": name, "source": donor[0], "precision": precision, "threads": threads, "level": level}
+            found.append({**told, "spread": spread, **errors(ratios)})
+    return found
+
+
+def _level(board: DeviceProfile, donor: DeviceProfile) -> str | None:
+    if board.core == donor.core:
+        return "core"
+    return "kind" if prior.kind_of(board) == prior.kind_of(donor) else None
+
+
+def runtimes_left_out() -> list[dict[str, Any]]:
+    """Return, for every board with several runtimes, how far each is from the middle of the others."""
+    found = []
+    every = tables()
+    for key, rows in every.items():
+        name, runtime, precision, threads = key
+        board = read_boards()[name]
+        others = [k for k in every if (k[0], k[2], k[3]) == (name, precision, threads) and k[1] != runtime]
+        others = [k for k in others if len(every[k]) >= FEW]
+        if not others or (len(rows) < FEW and runtime != "onnxruntime"):
+            continue
+        works, times = table_of(rows)
+        costs = counted(board, precision)
+        guesses = [
+            np.log(works @ (costs * fits(board, every[k], precision, threads=threads)[0].factors)) for k in others
+        ]
+        ratios = np.exp(np.mean(guesses, axis=0)) / times
+        told = {"board": name, "runtime": runtime, "precision": precision, "threads": threads}
+        told |= {"by": [k[1] for k in others], "networks": len(rows), "bias": float(np.exp(np.mean(np.log(ratios))))}
+        spread = float(np.sqrt(np.mean(np.log(ratios) ** 2)) / math.sqrt(1 + 1 / len(others)))
+        found.append({**told, "spread": spread, **errors(ratios)})
+    return found
+
+
+def pairs_of_precisions() -> dict[str, Any]:
+    """Return how the errors of int8 and float predictions of one network on one board go together."""
+    floats, ints, every = [], [], tables()
+    for key, rows in every.items():
+        twin = every.get((key[0], key[1], "fp32", key[3]), [])
+        if key[2] != "int8" or len(rows) < FEW or len(twin) < FEW:
+            continue
+        judged, others = judge(key, rows)["ratios"], judge((key[0], key[1], "fp32", key[3]), twin)["ratios"]
+        both = sorted(judged.keys() & others.keys())
+        ints += [math.log(judged[name]) for name in both]
+        floats += [math.log(others[name]) for name in both]
+    a, b = np.array(ints), np.array(floats)
+    return {
+        "pairs": len(a),
+        "correlation": float(np.corrcoef(a, b)[0, 1]),
+        "spread_of_ratio": float(np.sqrt(np.mean((a - b) ** 2))),
+        "spread_int8": float(np.sqrt(np.mean(a**2))),
+        "spread_fp32": float(np.sqrt(np.mean(b**2))),
+    }
+
+
+def holds() -> dict[str, dict[str, float]]:
+    """Return the mean error of float tables at other values of HOLD: what the choice of it is worth."""
+    found: dict[str, dict[str, float]] = {}
+    for key, rows in tables().items():
+        if len(rows) < LEAST or key[2] == "fp16":
+            continue
+        board = read_boards()[key[0]]
+        works, times = table_of(rows)
+        start = counted(board, key[2])
+        for value in (0.0003, 0.001, 0.003, 0.01, 0.03):
+            guessed = [
+                works[i] @ fit(np.delete(works, i, 0), np.delete(times, i), start, hold=value)
+                for i in range(len(times))
+            ]
+            found.setdefault(f"{value:g}", {})[" ".join(map(str, key))] = errors(np.array(guessed) / times)["mape"]
+    return found
+
+
+def report(found: Mapping[str, Any]) -> list[str]:
+    """Return everything as Markdown."""
+    lines = [
+        "Networks left out one by one (mean error; each predicted by a fit to the others of its table):",
+        "",
+        "| board | runtime | type | threads | networks | roofline | within 20 % | in its 90 % range | FLOPs x factor | "
+        "nearest network |",
+        "|---|---|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for one in found["networks_left_out"]:
+        board, runtime, precision, threads = one["table"]
+        lines.append(
+            f"| {board} | {runtime} | {precision} | {threads} | {one['networks']} | **{one['roofline_mape']:.1%}** | "
+            f"{one['roofline_within_20']:.0%} | {one['coverage90']:.0%} | {one['flops_mape']:.0%} | "
+            f"{one['nearest_mape']:.0%} |"
+        )
+    s = found["summary"]
+    lines += [
+        "",
+        f"At one thread in float: {s['one_thread_mape']:.1%} in the mean of {s['one_thread_tables']} tables, FLOPs "
+        f"times a factor {s['one_thread_flops']:.0%}, nearest network {s['one_thread_nearest']:.0%}. "
+        f"{s['coverage90']:.0%} of all {s['networks']} timings lie in their 90 % range.",
+        "",
+        "One board from another by one scalar (the median ratio of the other networks, ncnn):",
+        "",
+        "| from | to | threads | networks | factor | mean error | largest |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for one in found["by_scalar"]:
+        lines.append(
+            f"| {one['source']} | {one['target']} | {one['threads']} | {one['networks']} | {one['factor']:.2f} | "
+            f"**{one['mape']:.1%}** | {one['largest']:.0%} |"
+        )
+    lines += [
+        "",
+        "One board from another's fit, carried by clock, peak and bandwidth alone (nothing of the target is used):",
+        "",
+        "| from | to | type | threads | alike by | mean error | spread |",
+        "|---|---|---|---:|---|---:|---:|",
+    ]
+    for one in found["boards_left_out"]:
+        lines.append(
+            f"| {one['source']} | {one['target']} | {one['precision']} | {one['threads']} | {one['level']} | "
+            f"{one['mape']:.0%} | {one['spread']:.2f} |"
+        )
+    lines += [
+        "",
+        "One runtime from the middle of the others on the same board (bias: predicted over published):",
+        "",
+        "| board | runtime | by | type | threads | networks | bias | mean error | spread |",
+        "|---|---|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for one in found["runtimes_left_out"]:
+        lines.append(
+            f"| {one['board']} | {one['runtime']} | {', '.join(one['by'])} | {one['precision']} | {one['threads']} | "
+            f"{one['networks']} | {one['bias']:.2f} | {one['mape']:.0%} | {one['spread']:.2f} |"
+        )
+    p = found["precisions"]
+    lines += [
+        "",
+        f"int8 and float of one network on one board and runtime ({p['pairs']} pairs): errors correlate by "
+        f"{p['correlation']:.2f}; the ratio is wrong by {p['spread_of_ratio']:.2f} of its logarithm, either alone by "
+        f"{p['spread_int8']:.2f} and {p['spread_fp32']:.2f}.",
+        "",
+        f"Spreads are standard deviations of the logarithm. HOLD is {HOLD:g}; the mean error over these tables is "
+        + ", ".join(f"{np.mean(list(v.values())):.1%} at {k}" for k, v in found["holds"].items())
+        + ".",
+    ]
+    return lines
+
+
+def everything() -> dict[str, Any]:
+    every = tables()
+    judged = [{"table": list(key), **judge(key, rows)} for key, rows in every.items() if len(rows) >= FEW]
+    scalars = []
+    for source, target in PAIRS:
+        for threads in (1, 4):
+            ours, theirs = (_ncnn(every, name, threads) for name in (source, target))
+            if ours and theirs:
+                scalars.append({"source": source, "target": target, "threads": threads, **by_scalar(ours, theirs)})
+    large = [one for one in judged if one["networks"] >= LEAST]
+    single = [one for one in large if one["table"][3] == 1 and one["table"][2] == "fp32"]
+    inside = sum(one["coverage90"] * one["networks"] for one in judged)
+    networks = sum(one["networks"] for one in judged)
+    summary = {
+        "rows": len(read_published()),
+        "works": len(read_works()),
+        "one_thread_tables": len(single),
+        "one_thread_mape": float(np.mean([one["roofline_mape"] for one in single])),
+        "one_thread_flops": float(np.mean([one["flops_mape"] for one in single])),
+        "one_thread_nearest": float(np.mean([one["nearest_mape"] for one in single])),
+        "networks": networks,
+        "coverage90": inside / networks,
+    }
+    return {
+        "summary": summary,
+        "networks_left_out": judged,
+        "by_scalar": scalars,
+        "boards_left_out": boards_left_out(),
+        "runtimes_left_out": runtimes_left_out(),
+        "precisions": pairs_of_precisions(),
+        "holds": holds(),
+    }
+
+
+def _ncnn(every: Mapping[Table, list[Row]], name: str, threads: int) -> list[Row]:
+    """Return ncnn's rows of the networks as files of floats, whatever the core computes them in."""
+    return every.get((name, "ncnn", "fp32", threads)) or every.get((name, "ncnn", "fp16", threads)) or []
+
+
+def main() -> None:
+    found = everything()
+    lines = report(found)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "predict_published.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (RESULTS / "predict_published.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Which published fits speak for a board: its own, else those of boards with its core, else of its kind of core.
+
+    DeviceProfile -scales_for-> Scales -ms_of-> milliseconds of convolutions, and the spread of their logarithm
+
+A fit is a multiple of counted costs, and those scale with clock, peak and bandwidth: that is how it is carried to
+another board. How far that misses was found by leaving boards out (benchmarks/predict_published.py).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from edgeml.bench.predict import prior
+from edgeml.bench.predict.published import Fit, Row, counted, fits, read_published
+from edgeml.devices import DeviceProfile, read_boards
+
+Level = Literal["board", "core", "kind"]
+# standard deviations of the logarithm, from benchmarks/results/predict_published.md
+RUNTIMES = 0.27  # between runtimes on one board, one model
+LEVELS: dict[Level, float] = {"board": 0.0, "core": 0.15, "kind": 0.25}  # of the way from another board
+COUNTED = math.log(2.0) / 1.645  # of what only counting tells: 24 of 25 timings lay within a factor of two of it
+THREADS = 0.15  # where only one thread was timed, and another count is asked
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Fits at one thread and at `many`; without any the counted costs stand as they are."""
+
+    level: Level | None
+    one: tuple[Fit, ...]
+    all: tuple[Fit, ...]
+    many: int
+
+    @property
+    def models(self) -> int:
+        return max((fit.models for fit in (*self.one, *self.all)), default=0)
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        return tuple(sorted({fit.runtime for fit in (*self.one, *self.all)}))
+
+
+@functools.cache
+def scales_for(name: str, core: str, precision: str) -> Scales:
+    """Return the fits that speak for the board `name` with such a core, the nearest level that has any."""
+    levels: tuple[tuple[Level, Callable[[Row], bool]], ...] = (
+        ("board", lambda row: row.board == name),
+        ("core", lambda row: row.core == core),
+        ("kind", lambda row: _kind(row.board) == _kind_of_core(core)),
+    )
+    for level, speaks in levels:
+        found = _scales(level, [row for row in read_published() if speaks(row)], precision)
+        if found.one or found.all:
+            return found
+    return Scales(None, (), (), 1)
+
+
+def _scales(level: Level, rows: Sequence[Row], precision: str) -> Scales:
+    one, all_, many = list[Fit](), list[Fit](), 1
+    for name in sorted({row.board for row in rows}):
+        board = read_boards().get(name)
+        if board is None:
+            continue
+        own = [row for row in rows if row.board == name]
+        one += fits(board, own, precision, threads=1)
+        found = fits(board, own, precision, threads=board.cores) if board.cores > 1 else ()
+        if found and many in (1, board.cores):
+            all_, many = [*all_, *found], board.cores
+    return Scales(level, tuple(one), tuple(all_), many)
+
+
+def _kind(name: str) -> str:
+    board = read_boards().get(name)
+    return prior.kind_of(board) if board is not None else ""
+
+
+def _kind_of_core(core: str) -> str:
+    return next((prior.kind_of(board) for board in read_boards().values() if board.core == core), "")
+
+
+def ms_of(work: np.ndarray, board: DeviceProfile, precision: str, *, threads: int) -> tuple[float, float]:
+    """Return the milliseconds of `work` (COLUMNS) on so many threads of `board`, and the spread of their logarithm."""
+    scales, costs = scales_for(board.name, board.core, precision), counted(board, precision)
+    threads = min(max(threads, 1), board.cores)
+    one = [math.log(work @ (costs * fit.factors)) for fit in scales.one]
+    several = [math.log(work @ (costs * fit.factors)) for fit in scales.all]
+    apart = [fit.spread for fit in (scales.one if threads == 1 else scales.all) or (*scales.one, *scales.all)]
+    if not one and not several:
+        return float(work @ costs) / threads**prior.THREAD_EXPONENT, COUNTED
+    slowing = prior.THREAD_EXPONENT * math.log(scales.many)
+    single = float(np.mean(one)) if one else float(np.mean(several)) + slowing
+    if several and scales.many > 1:
+        along = math.log(threads) / math.log(scales.many)
+        middle = single + along * min(0.0, float(np.mean(several)) - single)  # of other runtimes, perhaps
+        guessed = 0.0 if one or threads == scales.many else THREADS
+    else:
+        middle, guessed = single - prior.THREAD_EXPONENT * math.log(threads), THREADS if threads > 1 else 0.0
+    runtimes = len(scales.runtimes)
+    between = RUNTIMES * math.sqrt(1 + 1 / runtimes)
+    level = LEVELS[scales.level] if scales.level else 0.0
+    return math.exp(middle), math.hypot(float(np.mean(apart)), between, level, guessed)
