@@ -103,7 +103,8 @@ def test_onnxruntimes_own_published_times_lie_in_the_range_that_other_runtimes_g
     own = [row for row in published.read_published() if row.runtime == "onnxruntime"]
     assert own
     for row in own:
-        ms, spread = ms_of(published.read_works()[row.model].row(), five, "fp32", threads=4)
+        scales = scales_for(five.name, five.core, "dot-product", precision="fp32")
+        ms, spread = ms_of(published.read_works()[row.model].row(), five, scales, precision="fp32", threads=4)
         assert ms / np.exp(1.645 * spread) < row.ms < ms * np.exp(1.645 * spread)
 
 
@@ -138,7 +139,8 @@ def test_more_work_is_never_faster(board: str):
 
 
 def test_the_nearest_rows_speak_for_a_board():
-    assert scales_for("raspberry-pi-4", "Cortex-A72", "fp32").level == "board"
-    assert scales_for("some-other-a72", "Cortex-A72", "fp32").level == "core"
-    assert scales_for("nobody-knows", "Cortex-X9", "fp32").level is None
+    assert scales_for("raspberry-pi-4", "Cortex-A72", "out-of-order", precision="fp32").level == "board"
+    assert scales_for("some-other-a72", "Cortex-A72", "out-of-order", precision="fp32").level == "core"
+    assert scales_for("some-a510", "Cortex-A510", "in-order", precision="fp32").level == "kind"
+    assert scales_for("nobody-knows", None, "of its own", precision="fp32").level is None
     assert LEVELS["board"] < LEVELS["core"] < LEVELS["kind"]

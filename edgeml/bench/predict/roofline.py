@@ -15,7 +15,7 @@ import numpy as np
 
 from edgeml.artifacts import OnnxModel, Prediction
 from edgeml.bench.predict import prior
-from edgeml.bench.predict.transfer import COUNTED, ms_of
+from edgeml.bench.predict.transfer import COUNTED, ms_of, scales_for
 from edgeml.bench.predict.works import Work, work_of
 from edgeml.devices import DeviceProfile
 from edgeml.graph import Cost, cost
@@ -55,7 +55,9 @@ def _parts(work: Cost, board: DeviceProfile, threads: int) -> Parts:
     for int8 in (False, True):
         row = _convolutions(work_of(work, int8=int8))
         if row.any():
-            ms, spread = ms_of(row, board, "int8" if int8 else "fp32", threads=threads)
+            precision = "int8" if int8 else "fp32"
+            scales = scales_for(board.name, board.core, prior.kind_of(board), precision=precision)
+            ms, spread = ms_of(row, board, scales, precision=precision, threads=threads)
             ms /= _activations(work, board) if int8 else 1.0
             published, weighted = published + ms, weighted + ms * spread
     counted, unknown = _counted(work, board, threads)

@@ -47,12 +47,12 @@ class Scales:
 
 
 @functools.cache
-def scales_for(name: str, core: str, precision: str) -> Scales:
-    """Return the fits that speak for the board `name` with such a core, the nearest level that has any."""
+def scales_for(name: str, core: str | None, kind: str, *, precision: str) -> Scales:
+    """Return the fits that speak for the board `name` with a core of such a kind, from the nearest level with any."""
     levels: tuple[tuple[Level, Callable[[Row], bool]], ...] = (
         ("board", lambda row: row.board == name),
         ("core", lambda row: row.core == core),
-        ("kind", lambda row: _kind(row.board) == _kind_of_core(core)),
+        ("kind", lambda row: _kind(row.board) == kind),
     )
     for level, speaks in levels:
         found = _scales(level, [row for row in read_published() if speaks(row)], precision)
@@ -64,7 +64,7 @@ def scales_for(name: str, core: str, precision: str) -> Scales:
 def _scales(level: Level, rows: Sequence[Row], precision: str) -> Scales:
     one, all_, many = list[Fit](), list[Fit](), 1
     for name in sorted({row.board for row in rows}):
-        board = read_boards().get(name)
+        board = _known(name)
         if board is None:
             continue
         own = [row for row in rows if row.board == name]
@@ -76,17 +76,20 @@ def _scales(level: Level, rows: Sequence[Row], precision: str) -> Scales:
 
 
 def _kind(name: str) -> str:
-    board = read_boards().get(name)
+    board = _known(name)
     return prior.kind_of(board) if board is not None else ""
 
 
-def _kind_of_core(core: str) -> str:
-    return next((prior.kind_of(board) for board in read_boards().values() if board.core == core), "")
+def _known(name: str) -> DeviceProfile | None:
+    """Return a board that rows are of, None when there is no profile of it that a fit could be relative to."""
+    return read_boards().get(name)
 
 
-def ms_of(work: np.ndarray, board: DeviceProfile, precision: str, *, threads: int) -> tuple[float, float]:
+def ms_of(
+    work: np.ndarray, board: DeviceProfile, scales: Scales, *, precision: str, threads: int
+) -> tuple[float, float]:
     """Return the milliseconds of `work` (COLUMNS) on so many threads of `board`, and the spread of their logarithm."""
-    scales, costs = scales_for(board.name, board.core, precision), counted(board, precision)
+    costs = counted(board, precision)
     threads = min(max(threads, 1), board.cores)
     one = [math.log(work @ (costs * fit.factors)) for fit in scales.one]
     several = [math.log(work @ (costs * fit.factors)) for fit in scales.all]
