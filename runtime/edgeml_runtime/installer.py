@@ -127,8 +127,10 @@ class Installer:
         digests = set()
         for slot in (self.slots.current, self.slots.previous):
             if slot is not None:
-                manifest = slot.manifest()
-                digests |= {manifest.goldens.digest, *(variant.graph.digest for variant in manifest.variants)}
+                manifest, apart = slot.manifest(), slot.variant if slot.split else ""
+                # a graph whose weights lie apart is a copy: its blob would only double what the disk holds
+                graphs = (variant.graph.digest for variant in manifest.variants if variant.name != apart)
+                digests |= {manifest.goldens.digest, *graphs}
         return digests
 
     def _begin(self, phase: Phase, assignment: Assignment) -> None:

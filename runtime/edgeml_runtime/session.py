@@ -91,7 +91,7 @@ class Session:
         self._output_names = [spec.name for spec in self.outputs]
         self._input_names = {spec.name for spec in self.inputs}
         self._bound: _Bound | None = None
-        self._bindable = self._hot_path_fits()
+        self._bindable = settings.io_binding and self._hot_path_fits()
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return every output by name for the inputs in `feeds`; raise ShapeMismatch when they do not fit."""
@@ -223,7 +223,7 @@ def _options(settings: Settings) -> Any:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = _LEVELS[settings.graph_level]
     options.intra_op_num_threads, options.inter_op_num_threads = allowed_threads(settings.threads), 1
-    options.enable_cpu_mem_arena = settings.arena
+    options.enable_cpu_mem_arena, options.enable_mem_pattern = settings.arena, settings.mem_pattern
     if not settings.prepacking:
         options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings.spinning)))

@@ -1,6 +1,7 @@
 """Two places for releases and a switch that a power cut cannot catch half-way.
 
-    <root>/a, <root>/b     manifest.json, model.onnx, goldens.safetensors; `complete` written last
+    <root>/a, <root>/b     manifest.json, model.onnx, goldens.safetensors; `complete` written last;
+                           weights.bin where the variant's settings want the weights beside the model
     <root>/current         symbolic link to the one that serves, replaced by one atomic rename
 
 A release goes into the idle slot only, so the one that serves is never touched. A slot without
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from edgeml_runtime.download import free_bytes, sync_folder
 from edgeml_runtime.errors import AgentRefused, BadDigest, MalformedMessage, StorageFull
+from edgeml_runtime.sidefile import WEIGHTS, joined_digest, split
 from edgeml_runtime.wire.manifest import Manifest, read_manifest
 from edgeml_runtime.wire.signed import unverified
 
@@ -47,6 +49,11 @@ class Slot:
         return self.path / GOLDENS
 
     @property
+    def split(self) -> bool:
+        """Whether the graph's weights lie in a file beside it."""
+        return (self.path / WEIGHTS).is_file()
+
+    @property
     def complete(self) -> bool:
         return (self.path / COMPLETE).is_file()
 
@@ -66,8 +73,9 @@ class Slot:
     def check(self) -> None:
         """Raise BadDigest when a file is not what the manifest promises."""
         manifest = self.manifest()
-        _check(GRAPH, self.graph, {v.graph.digest for v in manifest.variants if v.name == self.variant})
-        _check(GOLDENS, self.goldens, {manifest.goldens.digest})
+        promised = {v.graph.digest for v in manifest.variants if v.name == self.variant}
+        _compare(GRAPH, joined_digest(self.path) if self.split else _digest(self.graph), promised)
+        _compare(GOLDENS, _digest(self.goldens), {manifest.goldens.digest})
 
 
 class Slots:
@@ -105,11 +113,14 @@ class Slots:
         names = [v.name for v in manifest.variants if v.graph.digest == digest and variant in ("", v.name)]
         if not names:
             raise BadDigest(f"release {manifest.release}: no variant {variant or 'at all'} has graph {digest[:12]}")
-        _check(GOLDENS, files[GOLDENS], {manifest.goldens.digest})
+        _compare(GOLDENS, _digest(files[GOLDENS]), {manifest.goldens.digest})
+        beside = any(v.session.external_data for v in manifest.variants if v.name == names[0])
         slot = self._idle()
         try:
             self._empty(slot)
-            _fill(slot, manifest_bytes, files={name: files[name] for name in (GRAPH, GOLDENS)})
+            apart = beside and split(files[GRAPH], slot.path)
+            linked = (GOLDENS,) if apart else (GRAPH, GOLDENS)
+            _fill(slot, manifest_bytes, files={name: files[name] for name in linked})
             _mark(slot, names[0])
         except OSError as error:
             self._empty(slot)
@@ -170,7 +181,9 @@ def _fill(slot: Slot, manifest_bytes: bytes, *, files: Mapping[str, Path]) -> No
             if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
                 raise
             shutil.copyfile(source, slot.path / name)
-        _sync(slot.path / name)
+    for path in slot.path.iterdir():
+        if path.name != MANIFEST:
+            _sync(path)
     sync_folder(slot.path)
 
 
@@ -202,8 +215,8 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _check(name: str, path: Path, digests: Iterable[str]) -> None:
-    found, wanted = _digest(path), set(digests)
+def _compare(name: str, found: str, digests: Iterable[str]) -> None:
+    wanted = set(digests)
     if found not in wanted:
         promised = ", ".join(sorted(digest[:12] for digest in wanted)) or "nothing"
         raise BadDigest(f"{name}: sha256 {found[:12]}, but the manifest promises {promised}: download it again")

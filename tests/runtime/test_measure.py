@@ -28,6 +28,7 @@ from edgeml_runtime.measure import (
     Conditions,
     Plan,
     Scenario,
+    Versus,
     benchmark,
     bootstrap,
     cold_start,
@@ -46,7 +47,7 @@ from edgeml_runtime.measure import (
 )
 from edgeml_runtime.measure.doubts import Evidence, doubts
 from edgeml_runtime.measure.timing import KEPT_SAMPLES
-from edgeml_runtime.measure.tuning import changes
+from edgeml_runtime.measure.tuning import DEARER, _judge, changes
 from edgeml_runtime.session import Session
 from edgeml_runtime.wire.manifest import Settings
 
@@ -496,11 +497,42 @@ def test_a_model_is_as_fast_as_itself(models: SimpleNamespace) -> None:
 def test_settings_are_searched_and_only_what_is_proven_is_kept(models: SimpleNamespace) -> None:
     found = tune(models.mlp(), ROW, replace(SHORT, min_s=0.1, max_s=0.2))
     tried = [dict(trial.change) for trial in found.trials]
-    assert {"prepacking": False} in tried and {"arena": False} in tried
+    assert all({name: False} in tried for name in ("prepacking", "arena", "mem_pattern", "io_binding"))
     for trial in found.trials:
         assert not trial.kept or trial.ratio95[1] < 1
         assert trial.why
     assert found.settings.threads == 1 or {"threads": found.settings.threads} in tried
+
+
+def test_weights_beside_a_big_model_are_kept_for_less_memory_at_little_cost() -> None:
+    found = Versus(a_ms=1.0, b_ms=1.05, ratio=1.05, ratio95=(1.02, 1.08), pairs=30, valid=True, why="")
+    assert _judge(found, DEARER, (100.0, 40.0))[0]
+    assert not _judge(found, DEARER, (100.0, 90.0))[0], "hardly any memory saved"
+    assert not _judge(replace(found, ratio95=(1.02, 1.3)), DEARER, (100.0, 40.0))[0], "perhaps far slower"
+    assert not _judge(replace(found, valid=False), DEARER, (100.0, 40.0))[0]
+    tried = [dict(change) for change, _ in changes(2, big=True)]
+    assert {"external_data": True, "prepacking": False} in tried
+
+
+@pytest.mark.parametrize(
+    ("limit", "why"),
+    [
+        ("RLIMIT_CPU, (2, 2)", r"ended a new process by SIG(XCPU|KILL): "),
+        ("RLIMIT_DATA, (260 << 20,) * 2", r"67,\d+,\d+ bytes of model need more memory than is free here"),
+    ],
+)
+def test_a_model_that_is_too_much_for_a_machine_is_refused_in_words(
+    models: SimpleNamespace, tmp_path: Path, limit: str, why: str
+) -> None:
+    (tmp_path / "model.onnx").write_bytes(models.mlp(features=2048, hidden=8192))
+    code = (
+        "import resource, sys, numpy; from edgeml_runtime.measure import cold_start; "
+        f"resource.setrlimit(resource.{limit}); "
+        "cold_start(sys.argv[1], {'numeric': numpy.ones((8192, 2048), numpy.float32)}, starts=1)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "model.onnx")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert re.search(r"ModelRefused: .*" + why, done.stderr), done.stderr[-600:]
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, []), (2, [2]), (4, [2, 4]), (6, [2, 4, 6])])

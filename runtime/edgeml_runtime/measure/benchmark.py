@@ -14,6 +14,7 @@ from edgeml_runtime.measure.operators import OperatorTime, operators
 from edgeml_runtime.measure.overhead import Overhead, overhead
 from edgeml_runtime.measure.timing import USUAL, Plan, Timing, measure
 from edgeml_runtime.session import DEFAULTS, Session
+from edgeml_runtime.sidefile import placed
 from edgeml_runtime.wire.manifest import Settings
 
 MOST_PROFILED_S = 1.0
@@ -58,7 +59,9 @@ def benchmark(
     Raises ModelRefused when the model cannot be loaded or run here, ShapeMismatch when `feeds` do not fit it.
     """
     cold = cold_start(model, feeds, starts=starts, settings=settings) if starts else None
-    timing = measure(Session(model, settings), feeds, plan)
+    with placed(model, settings) as source:
+        session = Session(source, settings)
+    timing = measure(session, feeds, plan)
     runs = max(5, min(500, int(MOST_PROFILED_S * 1e3 / max(timing.p50_ms, 1e-3))))
     nodes = operators(model, feeds, runs=runs, settings=settings) if profile else ()
     calls = overhead() if profile else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,9 +21,17 @@ import numpy as np
 
 from edgeml_runtime.errors import ModelRefused
 from edgeml_runtime.session import DEFAULTS
+from edgeml_runtime.sidefile import placed
 from edgeml_runtime.wire.manifest import Settings
 
 TIMEOUT_S = 120.0
+ENDS = {
+    signal.SIGILL: "this processor lacks an instruction that this onnxruntime uses",
+    signal.SIGKILL: "most likely for memory: free some, or take a smaller variant",
+    signal.SIGXCPU: "it used up the CPU time that is allowed here",
+    signal.SIGSEGV: "onnxruntime crashed on it: try another variant or version",
+    signal.SIGABRT: "onnxruntime gave up on it: try another variant or version",
+}
 CHILD = "edgeml_runtime.first_answer"  # not in this package, whose import is a part of what is measured
 
 
@@ -45,10 +54,10 @@ def cold_start(
     model: str | Path | bytes, feeds: Mapping[str, np.ndarray], *, starts: int = 3, settings: Settings = DEFAULTS
 ) -> ColdStart:
     """Return what `starts` new processes needed to answer `feeds` with `model`; raise ModelRefused when one cannot."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx" if isinstance(model, bytes) else Path(model)
-        if isinstance(model, bytes):
-            path.write_bytes(model)
+    with tempfile.TemporaryDirectory() as folder, placed(model, settings) as source:
+        path = Path(folder) / "model.onnx" if isinstance(source, bytes) else Path(source)
+        if isinstance(source, bytes):
+            path.write_bytes(source)
         rows = Path(folder) / "rows.npz"
         np.savez(rows, **{name: _plain(array) for name, array in feeds.items()})  # type: ignore[arg-type]
         found = [_start(path, rows, settings) for _ in range(starts)]
@@ -63,8 +72,13 @@ def _start(model: Path, rows: Path, settings: Settings) -> dict[str, float]:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env=_env())
     except subprocess.TimeoutExpired as error:
         raise ModelRefused(f"the first answer takes more than {TIMEOUT_S:.0f} s in a new process") from error
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode)
+        raise ModelRefused(f"the model ended a new process by {name.name}: {ENDS.get(name, 'try another onnxruntime')}")
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        if "bad_alloc" in last or "MemoryError" in last or "allocate memory" in last:
+            last = f"{model.stat().st_size:,} bytes of model need more memory than is free here: {last}"
         raise ModelRefused(f"a new process cannot answer: {last[:300]}")
     told: dict[str, float] = json.loads(done.stdout)
     return told | {"process_ms": max(0.0, (told["process_ms"] - before) * 1e3)}

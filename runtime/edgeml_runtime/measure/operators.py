@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgeml_runtime.session import DEFAULTS, Session
+from edgeml_runtime.sidefile import placed
 from edgeml_runtime.wire.manifest import Settings
 
 KERNEL = "_kernel_time"  # onnxruntime's suffix of an operator's own event
@@ -74,8 +75,8 @@ def _profiled(
     settings: Settings,
     optimized: Path | None = None,
 ) -> tuple[OperatorTime, ...]:
-    with tempfile.TemporaryDirectory() as folder:
-        session = Session(model, settings, profile=str(Path(folder) / "profile"), optimized=str(optimized or ""))
+    with tempfile.TemporaryDirectory() as folder, placed(model, settings) as source:
+        session = Session(source, settings, profile=str(Path(folder) / "profile"), optimized=str(optimized or ""))
         for _ in range(runs + 1):
             session.run(feeds)
         events = json.loads(session.end_profile().read_text(encoding="utf-8"))

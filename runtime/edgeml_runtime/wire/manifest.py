@@ -70,7 +70,10 @@ class Settings:
     """How a session runs a graph. The defaults are an agent's: one thread, and nothing that burns an idle core.
 
     `spinning`: idle threads of the pool wait busily: at 10 predictions a second 40 % of a core, for less latency.
-    `arena`: memory once asked for is kept for the next run. `prepacking`: a second, faster copy of the weights.
+    `arena`: memory once asked for is kept for the next run. `mem_pattern`: it is planned once for a size of rows.
+    `prepacking`: a second, faster copy of the weights. `external_data`: the device keeps them in a file of their own,
+    which the kernel maps, so that without prepacking they take no memory of their own. `io_binding`: one row goes
+    through buffers bound once.
     """
 
     threads: int = 1
@@ -78,6 +81,9 @@ class Settings:
     spinning: bool = False
     arena: bool = True
     prepacking: bool = True
+    mem_pattern: bool = True
+    external_data: bool = False
+    io_binding: bool = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.threads <= MAX_THREADS:
