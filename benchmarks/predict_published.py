@@ -29,8 +29,10 @@ from edgeml.bench.predict.published import (
     left_out,
     read_published,
     read_works,
+    spread_of,
     table_of,
 )
+from edgeml.bench.predict.transfer import ms_of, scales_of
 from edgeml.devices import DeviceProfile, read_boards
 
 RESULTS = Path(__file__).parent / "results"
@@ -68,7 +70,7 @@ def judge(key: Table, rows: Sequence[Row]) -> dict[str, Any]:
     macs = works[:, :6].sum(axis=1)
     flops, nearest = (one_by_one(times, macs, rule) for rule in (_factor, _nearest))
     apart = np.log(guessed / times)
-    others = [np.sqrt(np.mean(np.delete(apart, i) ** 2)) for i in range(len(apart))]
+    others = [spread_of(np.delete(apart, i)) for i in range(len(apart))]
     return {
         "networks": len(rows),
         **{f"roofline_{name}": value for name, value in errors(guessed / times).items()},
@@ -168,6 +170,43 @@ def runtimes_left_out() -> list[dict[str, Any]]:
     return found
 
 
+def ranges() -> dict[str, dict[str, Any]]:
+    """Return how many published times lie in the product's own 90 % range when what they tell is kept from it.
+
+    "runtime": the fits of other runtimes to the same board. "core", "kind": those to other boards alone.
+    """
+    inside: dict[str, list[bool]] = {}
+    widths: dict[str, list[float]] = {}
+    for (name, runtime, precision, threads), rows in tables().items():
+        board = read_boards()[name]
+        if threads not in (1, board.cores):
+            continue
+        for level, kept in _kept(board, runtime).items():
+            scales = scales_of(level if level != "runtime" else "board", kept, precision)
+            if not (scales.one or scales.all):
+                continue
+            for row in rows:
+                work = read_works()[row.model].row()
+                ms, spread = ms_of(work, board, scales, precision=precision, threads=threads)
+                inside.setdefault(level, []).append(abs(math.log(ms / row.ms)) <= Z90 * spread)
+                widths.setdefault(level, []).append(math.exp(Z90 * spread))
+    return {
+        level: {"timings": len(found), "coverage90": float(np.mean(found)), "factor": float(np.median(widths[level]))}
+        for level, found in inside.items()
+    }
+
+
+def _kept(board: DeviceProfile, runtime: str) -> dict[Any, list[Row]]:
+    """Return the published rows that may speak for a runtime on a board, by what is left out."""
+    boards = read_boards()
+    others = [row for row in read_published() if row.board != board.name and row.board in boards]
+    return {
+        "runtime": [row for row in read_published() if row.board == board.name and row.runtime != runtime],
+        "core": [row for row in others if boards[row.board].core == board.core],
+        "kind": [row for row in others if _level(board, boards[row.board]) == "kind"],
+    }
+
+
 def pairs_of_precisions() -> dict[str, Any]:
     """Return how the errors of int8 and float predictions of one network on one board go together."""
     floats, ints, every = [], [], tables()
@@ -264,6 +303,22 @@ def report(found: Mapping[str, Any]) -> list[str]:
             f"| {one['board']} | {one['runtime']} | {', '.join(one['by'])} | {one['precision']} | {one['threads']} | "
             f"{one['networks']} | {one['bias']:.2f} | {one['mape']:.0%} | {one['spread']:.2f} |"
         )
+    lines += [
+        "",
+        "The range of the prior, when what a timing tells is kept from it:",
+        "",
+        "| kept from it | predicted by | timings | in the 90 % range | its factor up and down |",
+        "|---|---|---:|---:|---:|",
+    ]
+    words = {
+        "runtime": ("the runtime", "other runtimes on the board"),
+        "core": ("the board", "other boards with its core, all runtimes"),
+        "kind": ("the board and its core", "boards with its kind of core, all runtimes"),
+    }
+    for level, one in found["ranges"].items():
+        lines.append(
+            f"| {' | '.join(words[level])} | {one['timings']} | {one['coverage90']:.0%} | {one['factor']:.2f} |"
+        )
     p = found["precisions"]
     lines += [
         "",
@@ -307,6 +362,7 @@ def everything() -> dict[str, Any]:
         "by_scalar": scalars,
         "boards_left_out": boards_left_out(),
         "runtimes_left_out": runtimes_left_out(),
+        "ranges": ranges(),
         "precisions": pairs_of_precisions(),
         "holds": holds(),
     }

@@ -19,6 +19,8 @@ from importlib import resources
 
 import numpy as np
 from scipy.optimize import nnls
+from scipy.stats import norm
+from scipy.stats import t as student
 
 from edgeml.bench.predict import prior
 from edgeml.bench.predict.works import KINDS, Work, of_plain
@@ -50,7 +52,7 @@ class Fit:
 
     runtime: str
     factors: tuple[float, ...]
-    spread: float  # of the logarithm, leaving out one model after another
+    spread: float  # of the logarithm, leaving out one model after another; Student's, so that few models promise less
     models: int
 
 
@@ -163,5 +165,9 @@ def _fit(board: DeviceProfile, rows: Sequence[Row], precision: str, *, threads: 
     start, least = counted(board, precision), floor(board, precision, threads)
     apart = np.log(left_out(works, times, start, least=least) / times)
     factors = fit(works, times, start, least=least) / start
-    spread = float(np.sqrt(np.mean(apart**2)))
-    return Fit(rows[0].runtime, tuple(float(value) for value in factors), spread, len(rows))
+    return Fit(rows[0].runtime, tuple(float(value) for value in factors), spread_of(apart), len(rows))
+
+
+def spread_of(apart: np.ndarray) -> float:
+    """Return the standard deviation whose 90 % range is that of Student's t for these errors of logarithms."""
+    return float(np.sqrt(np.mean(apart**2)) * student.ppf(0.95, max(len(apart) - 1, 1)) / norm.ppf(0.95))

@@ -55,13 +55,14 @@ def scales_for(name: str, core: str | None, kind: str, *, precision: str) -> Sca
         ("kind", lambda row: _kind(row.board) == kind),
     )
     for level, speaks in levels:
-        found = _scales(level, [row for row in read_published() if speaks(row)], precision)
+        found = scales_of(level, [row for row in read_published() if speaks(row)], precision)
         if found.one or found.all:
             return found
     return Scales(None, (), (), 1)
 
 
-def _scales(level: Level, rows: Sequence[Row], precision: str) -> Scales:
+def scales_of(level: Level, rows: Sequence[Row], precision: str) -> Scales:
+    """Return the fits to `rows`, timings on boards that are as near as `level` says."""
     one, all_, many = list[Fit](), list[Fit](), 1
     for name in sorted({row.board for row in rows}):
         board = _known(name)
