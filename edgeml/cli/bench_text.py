@@ -108,4 +108,12 @@ def _forecast(result: Mapping[str, Any]) -> list[object]:
     told = result["predicted"]
     numbers = [told[name] for name in ("low", "predicted", "high")]
     memory = result["memory_mb"]["predicted"]
-    return [result["board"], result["variant"], *numbers, round(memory), told["method"], f"{told['coverage']:.0%}"]
+    return [result["board"], result["variant"], *numbers, round(memory), _method(told), f"{told['coverage']:.0%}"]
+
+
+def _method(told: Mapping[str, Any]) -> str:
+    """Return the method, with the shares of those that were combined."""
+    shares = {source["method"]: source["weight"] for source in told["sources"] if source["weight"] > 0}
+    if len(shares) < 2:
+        return str(told["method"])
+    return " + ".join(f"{method} {share:.0%}" for method, share in sorted(shares.items(), key=lambda item: -item[1]))
