@@ -14,6 +14,7 @@
        |- BrokerUnavailable
        |- ServerUnavailable
        |- RolloutFailed
+       |- BenchFailed        a device is offline, refuses a benchmark or cannot end it: `reason` says which
        `- QuorumNotReached
 
 A message says what happened, the numbers, and what to change. The device's own tree is
@@ -77,6 +78,12 @@ class ServerUnavailable(FleetError):
 
 class RolloutFailed(FleetError):
     pass
+
+
+class BenchFailed(FleetError):
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class QuorumNotReached(FleetError):

@@ -11,7 +11,7 @@ A prediction is never one number without its range.
 from edgeml.bench.calibrate import Calibration, Here, calibrate, read_calibration
 from edgeml.bench.choose import choose, nearest_failure
 from edgeml.bench.measure import measure_here, one_query
-from edgeml.bench.predict import Kernels, Known, predict, predict_calibrated, predict_for
+from edgeml.bench.predict import Kernels, Known, memory_mb, predict, predict_calibrated, predict_for
 
 __all__ = [
     "Calibration",
@@ -21,6 +21,7 @@ __all__ = [
     "calibrate",
     "choose",
     "measure_here",
+    "memory_mb",
     "nearest_failure",
     "one_query",
     "predict",

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgeml.cli.screen import Screen, json_option, show_json, show_table
+from edgeml.cli.screen import Screen, json_option, registry_option, show_json, show_table
 
 READABLE = click.Path(path_type=Path)
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -68,20 +68,34 @@ def bench() -> None:
 @click.option("--sustained", type=Duration(), help="Measure for all of this time, and show the curve: 30m.")
 @click.option("--tune", is_flag=True, help="Search the session settings that are worth it here.")
 @click.option("-o", "--output", type=READABLE, help="Write the JSON document there, for `bench compare`.")
+@click.option("--on", "device", metavar="DEVICE_ID", help="Measure on this device of the fleet, through the server.")
+@click.option("--deadline", type=Duration(), default=600.0, help="With --on: how long the device may take, or wait.")
+@registry_option
 @json_option
 def run(model: Path, *, sustained: float | None, output: Path | None, as_json: bool, **words: Any) -> None:
-    """Measure MODEL (.onnx or a bundle) on this machine, and predict it for boards."""
+    """Measure MODEL (.onnx or a bundle) on this machine or on a device, and predict it for boards."""
     from edgeml.cli.bench_text import show_bench
     from edgeml.files import write_atomic
     from edgeml.pipeline.benchmark import BenchOptions, bench_path
 
+    where = {name: words.pop(name) for name in ("device", "deadline", "registry_path")}
     with Screen() as screen:
-        found = bench_path(model, BenchOptions(sustained_s=sustained or 0.0, progress=screen.say, **_options(words)))
+        options = BenchOptions(sustained_s=sustained or 0.0, progress=screen.say, **_options(words))
+        found = _on(model, options, **where) if where["device"] else bench_path(model, options)
     if output:
         import json
 
         write_atomic(output, json.dumps(found, indent=1).encode())
     show_json(found) if as_json else show_bench(found)
+
+
+def _on(model: Path, options: Any, *, device: str, deadline: float, registry_path: Path) -> dict[str, Any]:
+    from edgeml.pipeline.remote_bench import bench_on
+    from edgeml.registry import Registry
+
+    if not options.measure or options.boards:
+        raise click.UsageError("--on measures on one device: leave out --predict-only and --device")
+    return bench_on(Registry.open(registry_path), device, model, options=options, deadline_s=deadline)
 
 
 def _options(words: dict[str, Any]) -> dict[str, Any]:

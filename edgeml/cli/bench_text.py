@@ -17,7 +17,9 @@ def show_bench(found: Mapping[str, Any]) -> None:
     """Print a document of `bench_path`."""
     measured = {result["variant"]: result["measured"] for result in found["results"] if result["measured"]}
     if measured:
-        _show_measured(found["model"], measured)
+        _show_measured(f"{found['model']} on {found.get('where', 'this machine')}", measured)
+    for variant, why in found.get("failed", {}).items():
+        click.echo(f"\n{variant} was not measured: {why}")
     predicted = [result for result in found["results"] if result["predicted"]]
     if predicted:
         click.echo("\nPredicted for boards, milliseconds a row")
@@ -29,11 +31,11 @@ def show_bench(found: Mapping[str, Any]) -> None:
             click.echo(f"note: {note}")
 
 
-def _show_measured(model: str, measured: Mapping[str, Mapping[str, Any]]) -> None:
+def _show_measured(what: str, measured: Mapping[str, Mapping[str, Any]]) -> None:
     first = next(iter(measured.values()))
     where, rows = first["environment"], "1 row" if first["rows"] == 1 else f"{first['rows']} rows"
     click.echo(
-        f"{model} on this machine: {where.get('cpu_model') or where['machine']}, {where['cores']} cores, "
+        f"{what}: {where.get('cpu_model') or where['machine']}, {where['cores']} cores, "
         f"onnxruntime {where['onnxruntime']}\n{first['scenario']}, {rows} a query, milliseconds a query"
     )
     show_table(

@@ -68,9 +68,13 @@ class Assembly:
         return self.header is not None and len(self._blocks) == count(self.header.size)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return the arrays of the complete upload; what was kept is forgotten, so that it can be sent again.
+        """Return the arrays of the complete upload, see `data`; raise MalformedMessage when it holds no tensors."""
+        return tensors.unpack(self.data())
 
-        Raises BadDigest when the bytes are not the promised ones and MalformedMessage when they hold no tensors.
+    def data(self) -> bytes:
+        """Return the bytes of the complete upload; what was kept is forgotten, so that it can be sent again.
+
+        Raises BadDigest when they are not the promised ones.
         """
         if self.header is None or not self.complete:
             raise MalformedMessage(f"the upload of {self.device} is not complete: {len(self._blocks)} blocks are here")
@@ -78,7 +82,7 @@ class Assembly:
         self._blocks.clear()
         if digest_of(data) != self.header.digest:
             raise BadDigest(f"{len(data):,} bytes of {self.device} are not the promised {self.header.digest[:12]}")
-        return tensors.unpack(data)
+        return data
 
     def _expected(self, index: int) -> int:
         """How many bytes block `index` of the announced upload has; -1 when there is no such block."""

@@ -4,8 +4,13 @@ The index is also the queue: `edgeml deploy` and `edgeml federate` insert a requ
 it and writes how it goes; any number of processes may look. No request is lost when a process dies.
 """
 
+from edgeml.registry.benches import Benches
 from edgeml.registry.fleet import Fleet
 from edgeml.registry.records import (
+    BenchPatience,
+    BenchRecord,
+    BenchWork,
+    DeviceMeasurement,
     DeviceRecord,
     FederationOptions,
     FederationRecord,
@@ -18,6 +23,11 @@ from edgeml.registry.records import (
 from edgeml.registry.registry import Registry
 
 __all__ = [
+    "BenchPatience",
+    "BenchRecord",
+    "BenchWork",
+    "Benches",
+    "DeviceMeasurement",
     "DeviceRecord",
     "FederationOptions",
     "FederationRecord",

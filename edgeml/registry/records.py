@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from edgeml.telemetry import Telemetry
-from edgeml_runtime.wire.messages import Reported
+from edgeml_runtime.wire.messages import BenchBlob, BenchJob, Reported
 
 REQUESTED, RUNNING, SUCCEEDED, FAILED = "REQUESTED", "RUNNING", "SUCCEEDED", "FAILED"
 ENDED = (SUCCEEDED, FAILED)
@@ -129,6 +129,67 @@ class FederationRecord:
     @property
     def is_over(self) -> bool:
         return self.state in ENDED
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchPatience:
+    """How patient the server is with a benchmark on a device."""
+
+    deadline_s: float = 600.0  # on the device, waiting for a calm moment included
+    gone_s: float = 120.0  # a device that is offline for so long is not waited for
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchWork:
+    """What a device is to run; the blobs are in the registry."""
+
+    jobs: tuple[BenchJob, ...]
+    blobs: tuple[BenchBlob, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchRecord:
+    """A request to run graphs on one device, and how it goes.
+
+    `state` is REQUESTED, RUNNING, SUCCEEDED or FAILED; `step` is what the device last said. `result` is the digest of
+    a blob, see `edgeml_runtime.wire.bench`; `canceled` is set by whoever does not want it any more.
+    """
+
+    id: str
+    device: str
+    kind: Literal["measure", "calibrate"]
+    model: str
+    work: BenchWork
+    options: BenchPatience
+    state: str
+    step: str = ""
+    progress: float = 0.0
+    reason: str = ""
+    detail: str = ""
+    canceled: bool = False
+    result: str = ""
+    created: float
+    ended: float | None
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in ENDED
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceMeasurement:
+    """What a device measured of one variant: `document` is `edgeml_runtime.measure.Benchmark.plain()`."""
+
+    bench: str
+    device: str
+    board: str
+    model: str
+    variant: str
+    digest: str  # of the graph
+    time: float
+    agent: str  # version
+    hardware: Mapping[str, str]
+    document: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)

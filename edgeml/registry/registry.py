@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from edgeml.artifacts import Bundle
 from edgeml.errors import NotFound, UserError
 from edgeml.registry import keys, tables
+from edgeml.registry.benches import Benches
 from edgeml.registry.blobs import Blobs
 from edgeml.registry.fleet import Fleet
 from edgeml.registry.records import (
@@ -37,11 +38,14 @@ MIN_DIGEST = 2  # digits of a release id that name it; `model@3` of digits only 
 
 
 class Registry:
-    """`index.db`, `blobs/` and `keys/` under one root. `fleet` is the server's side of the index."""
+    """`index.db`, `blobs/` and `keys/` under one root. `fleet` is the server's side of the index.
+
+    `benches` are the benchmarks on devices and what they measured.
+    """
 
     def __init__(self, root: Path, engine: sa.Engine) -> None:
         self.root, self._engine = root, engine
-        self.fleet, self._blobs = Fleet(engine), Blobs(root / "blobs")
+        self.fleet, self.benches, self._blobs = Fleet(engine), Benches(engine), Blobs(root / "blobs")
 
     @classmethod
     def open(cls, root: Path) -> Registry:

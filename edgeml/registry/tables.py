@@ -77,6 +77,41 @@ federations = Table(
     Column("detail", String, nullable=False, default=""),
 )
 
+benches = Table(  # the queue of every device: oldest first, one at a time
+    "benches",
+    METADATA,
+    Column("id", String, primary_key=True),
+    Column("device", String, nullable=False, index=True),
+    Column("kind", String, nullable=False),
+    Column("model", String, nullable=False),
+    Column("work", JSON, nullable=False),
+    Column("options", JSON, nullable=False),
+    Column("state", String, nullable=False, index=True),
+    Column("step", String, nullable=False, default=""),
+    Column("progress", Float, nullable=False, default=0.0),
+    Column("reason", String, nullable=False, default=""),
+    Column("detail", String, nullable=False, default=""),
+    Column("canceled", Boolean, nullable=False, default=False),
+    Column("result", String, nullable=False, default=""),
+    Column("created", Float, nullable=False),
+    Column("ended", Float),
+)
+
+measurements = Table(  # what devices have measured of a model: a row a variant
+    "measurements",
+    METADATA,
+    Column("bench", String, primary_key=True),
+    Column("variant", String, primary_key=True),
+    Column("device", String, nullable=False),
+    Column("board", String, nullable=False),
+    Column("model", String, nullable=False),
+    Column("digest", String, nullable=False, index=True),
+    Column("time", Float, nullable=False),
+    Column("agent", String, nullable=False),
+    Column("hardware", JSON, nullable=False),
+    Column("document", JSON, nullable=False),
+)
+
 heartbeats = Table(
     "heartbeats",
     METADATA,

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from edgeml.errors import ServerUnavailable
 from edgeml.registry import Heartbeat, Registry
+from edgeml.server.benches import BenchQueues
 from edgeml.server.blocks import BlockServer
 from edgeml.server.deployments import Deployments
 from edgeml.server.learner import Retrain
@@ -50,6 +51,7 @@ class Coordinator:
         self._blocks = BlockServer(registry)
         self._deployments = Deployments(registry, self.roster, transport.publish)
         self._learning = Learning(registry, retrain)
+        self._benches = BenchQueues(registry, self.roster, transport.publish)
         self._next_poll = self._next_beat = clock()
         self._routes: dict[str, Callable[[Topic, Incoming, float], None]] = {
             "online": self._online,
@@ -93,6 +95,7 @@ class Coordinator:
             return
         if incoming == SUBSCRIBED:
             self._deployments.resend()
+            self._benches.resend(now)
             if self._learning.current:
                 self._learning.current.resend()
             return
@@ -110,6 +113,8 @@ class Coordinator:
     def _online(self, topic: Topic, incoming: Incoming, now: float) -> None:
         message = messages.decode(Online, incoming.payload)
         self.roster.connected(topic.device, message, time.time(), live=not incoming.retained)
+        if message.online:
+            self._benches.came(topic.device, now)
         learning = self._learning.current
         if learning and message.online and not incoming.retained:
             learning.came(topic.device, now)
@@ -133,8 +138,11 @@ class Coordinator:
             self._learning.current.served(request.digest, sent)
 
     def _telemetry(self, topic: Topic, incoming: Incoming, now: float) -> None:
+        if topic.detail == "bench":
+            self._benches.took(topic.device, incoming.payload, now)
+            return
         if topic.detail != "metrics":
-            raise MalformedMessage(f"telemetry of kind {topic.detail!r}: this server reads metrics")
+            raise MalformedMessage(f"telemetry of kind {topic.detail!r}: this server reads metrics and bench")
         self.roster.measured(topic.device, messages.decode(Metrics, incoming.payload), time.time())
 
     def _uploaded(self, topic: Topic, incoming: Incoming, now: float) -> None:
@@ -150,6 +158,8 @@ class Coordinator:
         self._next_poll = now + POLL_S
         self._deployments.poll(now)
         self._deployments.tick(now)
+        self._benches.poll(now)
+        self._benches.tick(now)
         self._learning.poll(self.roster, publish=self._transport.publish, wake=self._transport.wake)
         self._tick_learning(now)
         self._flush()
@@ -163,6 +173,7 @@ class Coordinator:
     def _flush(self) -> None:
         self.roster.flush()
         self._deployments.flush()
+        self._benches.flush()
 
 
 def _refuse_second(registry: Registry) -> None:

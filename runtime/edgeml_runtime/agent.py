@@ -1,6 +1,6 @@
 """The one loop of a device: messages, outcomes of slow work and the clock, each handed to the part it is for.
 
-    transport, workers, HTTP -> inbox -> loop -> installer (deployments), trainer (rounds) -> transport
+    transport, workers, HTTP -> inbox -> loop -> installer (deployments), trainer (rounds), bencher -> transport
 
 Nothing that arrives can end the loop: what cannot be accepted is counted, logged once in a while, and left.
 """
@@ -18,7 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edgeml_runtime import __version__, config, installer, measure
+from edgeml_runtime import __version__, bencher, config, installer, measure
+from edgeml_runtime.bencher import Bencher
 from edgeml_runtime.config import HTTP, SAMPLES, Config
 from edgeml_runtime.errors import DeviceError, MalformedMessage, WireError
 from edgeml_runtime.installer import Installer
@@ -39,9 +40,9 @@ from edgeml_runtime.wire.plain import to_plain
 from edgeml_runtime.worker import Outcome
 
 YIELD_S = 60.0  # off the broker after another agent took the id
-BUSY_S, IDLE_S = 0.1, 1.0  # at most between two looks at the clock
+BUSY_S, WATCH_S, IDLE_S = 0.1, 0.25, 1.0  # at most between two looks at the clock
 MAX_JOB = 64  # characters of a job's name that nobody vouches for
-MAX_ENVELOPE = {"desired": 8 << 10, "task": 64 << 10}  # bytes, before anything is parsed
+MAX_ENVELOPE = {"desired": 8 << 10, "task": 64 << 10, "bench": 64 << 10}  # bytes, before anything is parsed
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,17 @@ class Agent:
             post=self._inbox.put,
             send=self._transport.send,
         )
+        self.bencher = Bencher(
+            settings,
+            state,
+            boot_id=self.boot_id,
+            serving=self.serving,
+            post=self._inbox.put,
+            send=self._transport.send,
+            at_work=self._at_work,
+            graph_of=self.installer.graph_of,
+        )
+        self._hands: tuple[Installer | Trainer | Bencher, ...] = (self.installer, self.trainer, self.bencher)
         doors = http.Doors(self.serving, self.samples, counters, self.status, self._samples_changed.set)
         self._http = http.serve(doors, settings.http_port)
         self.http_port = int(self._http.server_address[1])
@@ -89,6 +101,7 @@ class Agent:
     def run(self) -> None:
         """Serve until `stop`. The broker may be absent at any time."""
         self.installer.start(time.monotonic())
+        self.bencher.start(time.monotonic())
         threading.Thread(target=self._http.serve_forever, name="http", daemon=True).start()
         config.write_atomic(self.state / HTTP, json.dumps({"port": self.http_port, "pid": os.getpid()}).encode())
         self._open()
@@ -110,7 +123,7 @@ class Agent:
     def status(self) -> dict[str, Any]:
         """Return what `edgeml-agent status` shows; called from the HTTP threads."""
         job, running, local_round = self.installer.machine.status, self.serving.running, self.trainer.machine
-        offer = local_round.offer
+        offer, bench = local_round.offer, self.bencher.machine
         return {
             "device": self.config.device,
             "board": self.config.board,
@@ -124,6 +137,9 @@ class Agent:
             "round": {"round": offer.round, "phase": local_round.phase, "reason": local_round.reason}
             if offer
             else None,
+            "bench": {"task": bench.task.task, "phase": bench.phase, "reason": bench.reason, "detail": bench.detail}
+            if bench.task
+            else None,
             "samples": {"stored": self.samples.count(), "labelled": self.samples.labelled()},
             "malformed": {
                 "count": self.reports.malformed + self._transport.dropped,
@@ -136,8 +152,7 @@ class Agent:
     def _turn(self) -> None:
         """Handle what is in the inbox, or wait a little for it; then let the clock have its say."""
         try:
-            soaking = self.installer.machine.phase is Phase.SOAKING  # for hours, perhaps
-            self._handle(self._inbox.get(timeout=BUSY_S if self._busy and not soaking else IDLE_S))
+            self._handle(self._inbox.get(timeout=self._patience))
             for _ in range(min(self._inbox.qsize(), 2 * blocks.WINDOW_BLOCKS)):
                 self._handle(self._inbox.get_nowait())
         except queue.Empty:
@@ -148,8 +163,21 @@ class Agent:
             log.exception("in the agent's loop")
 
     @property
+    def _patience(self) -> float:
+        """How long the loop may sleep: a benchmark must notice traffic soon, and the loop must not disturb it."""
+        if self._busy and self.installer.machine.phase is not Phase.SOAKING:  # which lasts for hours, perhaps
+            return BUSY_S
+        return WATCH_S if self.bencher.machine.active else IDLE_S
+
+    @property
     def _busy(self) -> bool:
         return self.installer.machine.active or self.trainer.machine.active
+
+    def _at_work(self) -> str:
+        """Return what a benchmark must wait for."""
+        if self.installer.machine.active:
+            return "a deployment is under way"
+        return "a federated round is under way" if self.trainer.machine.active else ""
 
     def _handle(self, item: Any) -> None:
         now = time.monotonic()
@@ -159,6 +187,8 @@ class Agent:
                     self._receive(item, now)
                 case Outcome(who=installer.WHO):
                     self.installer.ended(item, now)
+                case Outcome(who=bencher.WHO):
+                    self.bencher.ended(item, now)
                 case Outcome():
                     self.trainer.ended(item, now)
                 case Connected():
@@ -182,6 +212,8 @@ class Agent:
                 self._assign(payload, now)
             case "task":
                 self.trainer.offered(payload, topic.detail, now)
+            case "bench":
+                self.bencher.offered(payload, now)
             case "online" if payload:
                 self._meet(decode(Online, payload), now)
 
@@ -197,7 +229,7 @@ class Agent:
                 self.reports.state(known)  # what stays on the topic is the device's own state
 
     def _take(self, block: blocks.Block, now: float) -> None:
-        for hands in (self.installer, self.trainer):
+        for hands in self._hands:
             if hands.pull is None:
                 continue
             try:
@@ -208,7 +240,7 @@ class Agent:
             except (DeviceError, OSError) as error:
                 hands.failed(error, now)
 
-    def _ask(self, hands: Installer | Trainer, now: float) -> None:
+    def _ask(self, hands: Installer | Trainer | Bencher, now: float) -> None:
         if hands.pull is None:
             return
         try:
@@ -218,7 +250,7 @@ class Agent:
             hands.failed(error, now)
 
     def _tick(self, now: float) -> None:
-        for hands in (self.installer, self.trainer):
+        for hands in self._hands:
             self._ask(hands, now)
             hands.pulled(now)
             hands.tick(now)
@@ -240,11 +272,12 @@ class Agent:
         self.conflict = ""
         self.reports.online()
         self.reports.state(self.installer.machine.status)
-        for hands in (self.installer, self.trainer):
+        for hands in self._hands:
             if hands.pull is not None:
                 hands.pull.restart()
                 self._ask(hands, now)
         self.trainer.reconnected(now)
+        self.bencher.reconnected(now)
 
     def _meet(self, message: Online, now: float) -> None:
         match self._presence.seen(message):
@@ -268,10 +301,11 @@ class Agent:
 
     def _close(self) -> None:
         notify("STOPPING=1")
+        self.bencher.close()
         self._transport.close(encode(Online(online=False, boot_id=self.boot_id)))
         self._http.shutdown()
         self._http.server_close()
-        for hands in (self.installer, self.trainer):
+        for hands in self._hands:
             if hands.pull is not None:
                 hands.pull.close()
         self.samples.close()

@@ -2,7 +2,8 @@
 
 agent.json   id, broker, trusted keys, board, policy      http.json   where the running agent listens
 job.json     the last assignment and how far it came      lock        held while an agent runs
-blobs/ slots/ samples.db
+bench.json    the last benchmark and how far it came
+blobs/ slots/ bench/ samples.db
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,19 +22,38 @@ from edgeml_runtime.errors import AgentRefused, MalformedMessage, StorageFull
 from edgeml_runtime.wire import topics
 from edgeml_runtime.wire.plain import from_plain, to_plain
 
-CONFIG, HTTP, JOB, LOCK = "agent.json", "http.json", "job.json", "lock"
-BLOBS, SLOTS, SAMPLES = "blobs", "slots", "samples.db"
+CONFIG, HTTP, JOB, LOCK, BENCH_JOB = "agent.json", "http.json", "job.json", "lock", "bench.json"
+BLOBS, SLOTS, SAMPLES, BENCH = "blobs", "slots", "samples.db", "bench"
 TELEMETRY_S = 5.0
 MAX_CONFIG_BYTES = 64 << 10
+_HOURS = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchLimits:
+    """When a benchmark may run here, and how much of the device it may take. Serving comes first in any case."""
+
+    max_s: float = 600.0  # of running, all jobs of one task together
+    max_bytes: int = 256 << 20  # of graphs and rows, as they travel and each one unpacked
+    max_rate: float = 1.0  # predictions a second: with more a benchmark waits, and one that runs is interrupted
+    min_free_bytes: int = 64 << 20  # of memory, to begin
+    max_temperature_c: float = 80.0
+    quiet_hours: tuple[str, ...] = ()  # "22:00-06:00", local time: no benchmark begins or runs then
+
+    def __post_init__(self) -> None:
+        for hours in self.quiet_hours:
+            if not _HOURS.fullmatch(hours):
+                raise AgentRefused(f'quiet_hours has {hours!r}: write "22:00-06:00"')
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """What the device's owner lets a server ask of its data; the server cannot change it."""
+    """What the device's owner lets a server ask of its data and of its time; the server cannot change it."""
 
-    accept: tuple[str, ...] = ("training",)  # kinds of task
+    accept: tuple[str, ...] = ("training", "bench")  # kinds of task
     min_rows: int = 10  # fewer labelled rows say too much about each of them
     max_update_bytes: int = 16 << 20
+    bench: BenchLimits = field(default_factory=BenchLimits)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -122,6 +122,11 @@ class Installer:
             self.pull.close()
             self.pull = None
 
+    def graph_of(self, digest: str) -> Path | None:
+        """Return the file of the graph that serves if it is this one."""
+        running, slot = self._serving.running, self.slots.current
+        return slot.graph if running is not None and slot is not None and running.graph == digest else None
+
     def keep(self) -> set[str]:
         """Return the digests of blobs that must stay on the disk."""
         digests = set()

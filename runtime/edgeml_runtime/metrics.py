@@ -40,6 +40,11 @@ class Counters:
                 self._labels[name if known else OTHER] += 1
             self._release = release or self._release
 
+    @property
+    def predictions(self) -> int:
+        """How many have been answered since boot."""
+        return self._predictions
+
     def failed(self, message: str) -> None:
         """Count one request that ended in an error, and remember its message."""
         with self._lock:

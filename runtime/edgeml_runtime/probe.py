@@ -58,7 +58,7 @@ def probe(slot: Slot, variant: str = "", *, timeout_s: float = TIMEOUT_S, memory
 
     `memory_bytes` bounds the child's private memory; by default what is available now.
     """
-    limits = ["--memory", str(memory_bytes or _available_memory()), "--cpu", str(int(timeout_s) + 1)]
+    limits = ["--memory", str(memory_bytes or available_memory()), "--cpu", str(int(timeout_s) + 1)]
     arguments = [str(slot.path), variant or slot.variant, *limits]
     command = [sys.executable, "-m", "edgeml_runtime.probe", *arguments]
     try:
@@ -176,11 +176,17 @@ def _parse(output: bytes) -> ProbeResult:
         return ProbeResult(ok=False, reason="ProbeFailed", detail=f"the probe said {line[:80]!r} instead of its result")
 
 
-def _available_memory() -> int:
+def available_memory() -> int:
+    """Return what a child may reserve: the memory that is free, LEAST_MEMORY at least."""
+    return max(LEAST_MEMORY, free_memory())
+
+
+def free_memory() -> int:
+    """Return the bytes of memory that are free or can be freed, 0 when the kernel does not tell."""
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:"):
-            return max(LEAST_MEMORY, int(line.split()[1]) * 1024)
-    return LEAST_MEMORY
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 def main() -> None:

@@ -20,11 +20,13 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from edgeml_runtime.errors import BadSignature, MalformedMessage
 from edgeml_runtime.wire import blocks, messages, tensors, topics
 from edgeml_runtime.wire.manifest import (
+    MAX_THREADS,
     Blob,
     Bounds,
     Feature,
     Manifest,
     ReleaseVariant,
+    Settings,
     TensorSpec,
     blob_of,
     read_manifest,
@@ -48,6 +50,8 @@ JSON = st.recursive(
 def values(kind: Any) -> st.SearchStrategy[Any]:
     """Return a strategy for anything a field of this type may hold."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Settings:  # the only message part with a rule of its own
+        return st.builds(Settings, threads=st.integers(1, MAX_THREADS), spinning=st.booleans(), arena=st.booleans())
     if dataclasses.is_dataclass(kind):
         return instances(typing.cast(type, kind))
     if origin is Literal:
@@ -195,6 +199,7 @@ BUILDERS = {
     "online": topics.online,
     "req": topics.request,
     "blk": topics.block,
+    "bench": topics.bench,
 }
 
 
@@ -234,7 +239,7 @@ def test_a_device_id_that_could_reach_other_topics_is_refused(device: str) -> No
 
 
 def test_the_server_does_not_subscribe_to_what_it_publishes() -> None:
-    sent = {topics.desired("+"), topics.block("+"), topics.task("+")}
+    sent = {topics.desired("+"), topics.block("+"), topics.bench("+"), topics.task("+")}
     assert not sent & set(topics.for_server())
     assert sent == {name.replace("/pi/", "/+/") for name in topics.for_device("pi")} - {topics.online("+")}
 

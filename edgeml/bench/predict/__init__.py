@@ -8,6 +8,6 @@ from edgeml.bench.predict.calibrated import predict_calibrated
 from edgeml.bench.predict.combine import combine
 from edgeml.bench.predict.fit import Kernels
 from edgeml.bench.predict.known import Known, predict_for
-from edgeml.bench.predict.roofline import predict
+from edgeml.bench.predict.roofline import memory_mb, predict
 
-__all__ = ["Kernels", "Known", "combine", "predict", "predict_calibrated", "predict_for"]
+__all__ = ["Kernels", "Known", "combine", "memory_mb", "predict", "predict_calibrated", "predict_for"]

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 import cbor2
 
 from edgeml_runtime.errors import MalformedMessage
+from edgeml_runtime.wire.manifest import Settings
 from edgeml_runtime.wire.plain import from_plain, to_plain
 from edgeml_runtime.wire.signed import canonical
 
@@ -155,10 +156,85 @@ class UpdateHeader:
     refused: str = ""  # why this device takes no part; then there are no blocks
 
 
-Message = Assignment | Reported | Online | BlockRequest | Metrics | TaskOffer | UpdateHeader
-M = TypeVar("M", Assignment, Reported, Online, BlockRequest, Metrics, TaskOffer, UpdateHeader)
+BenchState = Literal["QUEUED", "RUNNING", "DONE", "REFUSED", "FAILED", "CANCELED"]
+BENCH_ENDED = frozenset({"DONE", "REFUSED", "FAILED", "CANCELED"})
 
-_CBOR = (BlockRequest, Metrics, UpdateHeader)
+
+@dataclass(frozen=True, kw_only=True)
+class BenchBlob:
+    """A graph, or rows as safetensors, that a benchmark needs."""
+
+    digest: str  # of the bytes as they travel
+    size: int
+    inflated: int = 0  # how many they are after zlib; 0: they travel as they are
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchPlan:
+    """When a timing may stop; the fields are those of `edgeml_runtime.measure.Plan`."""
+
+    warmup_s: float = 0.2
+    min_s: float = 1.0
+    min_count: int = 100
+    max_s: float = 10.0
+    scenario: Literal["single-stream", "multi-stream", "offline", "paced"] = "single-stream"
+    rows: int = 0
+    rate_hz: float = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchJob:
+    """One graph to run over one query of rows.
+
+    `timing` times it, `operators` profiles its nodes over `runs` runs, `benchmark` does both and starts `starts` new
+    processes for the cold start.
+    """
+
+    name: str
+    verb: Literal["timing", "operators", "benchmark"]
+    graph: str  # digests of two blobs of the task
+    rows: str
+    plan: BenchPlan = field(default_factory=BenchPlan)
+    session: Settings = field(default_factory=Settings)
+    runs: int = 20
+    starts: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchTask:
+    """Graphs that one device shall time, signed for that device alone; `cancel` ends the task of this id."""
+
+    schema: int = SCHEMA
+    device: str
+    task: str
+    kind: Literal["measure", "calibrate", "cancel"]
+    seq: int  # grows with everything that is signed for this device; it refuses to go back
+    jobs: tuple[BenchJob, ...] = ()
+    blobs: tuple[BenchBlob, ...] = ()
+    deadline_s: float = 600.0  # from receipt, waiting for a quiet moment included
+    max_result_bytes: int = 4 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchStatus:
+    """How a benchmark goes on a device. After DONE the blocks of the result `digest` follow on the same topic."""
+
+    schema: int = SCHEMA
+    task: str
+    device: str
+    boot_id: str
+    state: BenchState
+    progress: float = 0.0  # 0..1 of the jobs
+    reason: str = ""  # short, for programs: why it waits, was refused or failed
+    detail: str = ""  # one line for people, with the numbers
+    digest: str = ""
+    size: int = 0
+
+
+Message = Assignment | Reported | Online | BlockRequest | Metrics | TaskOffer | UpdateHeader | BenchTask | BenchStatus
+M = TypeVar("M", Assignment, Reported, Online, BlockRequest, Metrics, TaskOffer, UpdateHeader, BenchTask, BenchStatus)
+
+_CBOR = (BlockRequest, Metrics, UpdateHeader, BenchStatus)
 MAX_BYTES: dict[type, int] = {
     Assignment: 4 << 10,
     Reported: 16 << 10,
@@ -167,6 +243,8 @@ MAX_BYTES: dict[type, int] = {
     Metrics: 64 << 10,
     TaskOffer: 60 << 10,
     UpdateHeader: 16 << 10,
+    BenchTask: 60 << 10,
+    BenchStatus: 4 << 10,
 }
 
 

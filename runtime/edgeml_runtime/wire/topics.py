@@ -50,6 +50,10 @@ def block(device: str) -> str:
     return f"{PREFIX}/d/{device}/blk"
 
 
+def bench(device: str) -> str:
+    return f"{PREFIX}/d/{device}/bench"
+
+
 def shared_block(digest: str) -> str:
     return f"{PREFIX}/blk/{digest}"
 
@@ -68,7 +72,7 @@ def task(round_id: str) -> str:
 
 def for_device(device: str) -> tuple[str, ...]:
     """Filters that the agent `device` subscribes to."""
-    return desired(device), block(device), online(device), task("+")
+    return desired(device), block(device), online(device), bench(device), task("+")
 
 
 def for_server() -> tuple[str, ...]:
@@ -77,7 +81,7 @@ def for_server() -> tuple[str, ...]:
 
 
 _PATTERNS = (
-    (re.compile(rf"{PREFIX}/d/([A-Za-z0-9_-]{{1,64}})/(desired|reported|online|req|blk)"), "device"),
+    (re.compile(rf"{PREFIX}/d/([A-Za-z0-9_-]{{1,64}})/(desired|reported|online|req|blk|bench)"), "device"),
     (re.compile(rf"{PREFIX}/d/([A-Za-z0-9_-]{{1,64}})/tel/([a-z_]{{1,32}})"), "tel"),
     (re.compile(rf"{PREFIX}/d/([A-Za-z0-9_-]{{1,64}})/fl/([A-Za-z0-9_-]{{1,64}})/up"), "up"),
     (re.compile(rf"{PREFIX}/fl/([A-Za-z0-9_-]{{1,64}})/task"), "task"),
