@@ -17,6 +17,7 @@ from edgeml.devices import read_boards
 from edgeml.errors import BenchFailed, NothingFits, UserError
 from edgeml.files import read_bundle
 from edgeml.pipeline.benchmark import COLD_STARTS, BenchOptions, subject, sustained
+from edgeml.pipeline.calibration import known_of
 from edgeml.registry import BenchPatience, BenchRecord, BenchWork, DeviceMeasurement, DeviceRecord, Registry
 from edgeml.registry.selector import select
 from edgeml_runtime.measure import Plan
@@ -228,7 +229,8 @@ def _document(
         measured = {**job.document, "operators": [_operator(node) for node in map(asdict, job.nodes)]}
         if options.sustained_s:
             measured["sustained"] = sustained(_measurement(job.name, measured, {}))
-        predicted = _predicted(device.board, Variant(models[job.name], job.name, ""), rows, options)
+        model = models[job.name]
+        predicted = _predicted(device.board, Variant(model, job.name, model.digest), rows, options)
         results.append(
             {
                 "variant": job.name,
@@ -236,7 +238,7 @@ def _document(
                 "device": device.id,
                 "measured": measured,
                 "predicted": predicted,
-                "memory_mb": {**job.document.get("memory_mb", {}), "predicted": bench.memory_mb(models[job.name])},
+                "memory_mb": {**job.document.get("memory_mb", {}), "predicted": bench.memory_mb(model)},
                 "environment": dict(measured["environment"]),
             }
         )
@@ -249,9 +251,9 @@ def _operator(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _predicted(board: str, variant: Variant, rows: Rows, options: BenchOptions) -> dict[str, Any] | None:
-    """Return what was predicted for the device's board, to hold against the measurement; None without a profile."""
+    """Return what was predicted for the device's board, to hold against the measurement; None for an unknown board."""
     if not options.predict or board not in read_boards():
         return None
-    found = bench.predict(variant.model, read_boards()[board], options.threads)
+    found = bench.predict_for(variant, known_of(board, rows=rows, threads=options.threads))
     told = {key: getattr(found, key) for key in ("low", "predicted", "high", "method", "coverage")}
     return told | {"notes": list(found.notes)}
