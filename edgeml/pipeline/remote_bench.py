@@ -230,7 +230,7 @@ def _document(
         if options.sustained_s:
             measured["sustained"] = sustained(_measurement(job.name, measured, {}))
         model = models[job.name]
-        predicted = _predicted(device.board, Variant(model, job.name, model.digest), rows, options)
+        predicted = _predicted(device.board, Variant(model, job.name, model.digest), rows, options=options)
         results.append(
             {
                 "variant": job.name,
@@ -250,7 +250,7 @@ def _operator(node: Mapping[str, Any]) -> dict[str, Any]:
     return {key: node[key] for key in ("name", "operator", "ms", "parameter_bytes")}
 
 
-def _predicted(board: str, variant: Variant, rows: Rows, options: BenchOptions) -> dict[str, Any] | None:
+def _predicted(board: str, variant: Variant, rows: Rows, *, options: BenchOptions) -> dict[str, Any] | None:
     """Return what was predicted for the device's board, to hold against the measurement; None for an unknown board."""
     if not options.predict or board not in read_boards():
         return None
