@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPECS := setup.cfg runtime/setup.cfg constraints.txt pyproject.toml runtime/pyproject.toml
 
-.PHONY: setup demo test runtimes bench docs clean help
+.PHONY: setup demo test runtimes emulated bench docs clean help
 
 help:
 	@echo "make setup   create .venv with edgeml and edgeml-agent"
 	@echo "make demo    the whole loop on this machine, under two minutes"
 	@echo "make test    linters, types and every test (installs the tensorflow and mlflow extras)"
 	@echo "make runtimes   does what edgeml writes load on the oldest onnxruntime (in a throwaway environment)"
+	@echo "make emulated   the agent on arm64 Debian, as three Raspberry Pis under qemu-user (makes and caches the system)"
 	@echo "make docs    write docs/cli.md from the commands"
 	@echo "make bench   every script of benchmarks/, results in benchmarks/results"
 
@@ -27,6 +28,9 @@ test: $(VENV)/.tests
 
 runtimes: $(VENV)/.tests
 	$(BIN)/python -m pytest -m runtimes tests/runtimes
+
+emulated: $(VENV)/.tests
+	$(BIN)/python -m pytest -m emulated tests/emulated --durations=5
 
 docs: setup
 	$(BIN)/python -m edgeml.cli.reference > docs/cli.md
