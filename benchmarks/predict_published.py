@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from edgeml.bench.predict import prior
+from edgeml.bench.predict.machine import Machine, known_machines
 from edgeml.bench.predict.published import (
     HOLD,
     Row,
@@ -33,7 +34,6 @@ from edgeml.bench.predict.published import (
     table_of,
 )
 from edgeml.bench.predict.transfer import ms_of, scales_of
-from edgeml.devices import DeviceProfile, read_boards
 
 RESULTS = Path(__file__).parent / "results"
 LEAST = 10  # networks of a table whose networks are left out one by one; int8 tables of ncnn have 6 or 7
@@ -50,10 +50,10 @@ Table = tuple[str, str, str, int]  # board, runtime, precision, threads
 def tables() -> dict[Table, list[Row]]:
     """Return the published rows by table, of each runtime the last version; unstated threads are all cores."""
     found: dict[Table, list[Row]] = {}
-    boards = read_boards()
+    boards = known_machines()
     for row in read_published():
         if row.board in boards:
-            threads = row.threads or boards[row.board].cores or 0
+            threads = row.threads or boards[row.board].cores
             found.setdefault((row.board, row.runtime, row.precision, threads), []).append(row)
     for key, rows in found.items():
         newest = max(row.version for row in rows)
@@ -63,7 +63,7 @@ def tables() -> dict[Table, list[Row]]:
 
 def judge(key: Table, rows: Sequence[Row]) -> dict[str, Any]:
     """Return how well the networks of one table are predicted from its others."""
-    board = read_boards()[key[0]]
+    board = known_machines()[key[0]]
     works, times = table_of(rows)
     start, least = counted(board, key[2]), floor(board, key[2], key[3])
     guessed = left_out(works, times, start, least=least)
@@ -119,7 +119,7 @@ def by_scalar(source: Sequence[Row], target: Sequence[Row]) -> dict[str, Any]:
 
 def boards_left_out() -> list[dict[str, Any]]:
     """Return, for every table of one runtime, how the fits of that runtime to other boards predict it."""
-    found, boards = [], read_boards()
+    found, boards = [], known_machines()
     every = tables()
     for key, rows in every.items():
         name, runtime, precision, threads = key
@@ -140,7 +140,7 @@ def boards_left_out() -> list[dict[str, Any]]:
     return found
 
 
-def _level(board: DeviceProfile, donor: DeviceProfile) -> str | None:
+def _level(board: Machine, donor: Machine) -> str | None:
     if board.core == donor.core:
         return "core"
     return "kind" if prior.kind_of(board) == prior.kind_of(donor) else None
@@ -152,7 +152,7 @@ def runtimes_left_out() -> list[dict[str, Any]]:
     every = tables()
     for key, rows in every.items():
         name, runtime, precision, threads = key
-        board = read_boards()[name]
+        board = known_machines()[name]
         others = [k for k in every if (k[0], k[2], k[3]) == (name, precision, threads) and k[1] != runtime]
         others = [k for k in others if len(every[k]) >= FEW]
         if not others or (len(rows) < FEW and runtime != "onnxruntime"):
@@ -178,7 +178,7 @@ def ranges() -> dict[str, dict[str, Any]]:
     inside: dict[str, list[bool]] = {}
     widths: dict[str, list[float]] = {}
     for (name, runtime, precision, threads), rows in tables().items():
-        board = read_boards()[name]
+        board = known_machines()[name]
         if threads not in (1, board.cores):
             continue
         for level, kept in _kept(board, runtime).items():
@@ -196,9 +196,9 @@ def ranges() -> dict[str, dict[str, Any]]:
     }
 
 
-def _kept(board: DeviceProfile, runtime: str) -> dict[Any, list[Row]]:
+def _kept(board: Machine, runtime: str) -> dict[Any, list[Row]]:
     """Return the published rows that may speak for a runtime on a board, by what is left out."""
-    boards = read_boards()
+    boards = known_machines()
     others = [row for row in read_published() if row.board != board.name and row.board in boards]
     return {
         "runtime": [row for row in read_published() if row.board == board.name and row.runtime != runtime],
@@ -234,7 +234,7 @@ def holds() -> dict[str, dict[str, float]]:
     for key, rows in tables().items():
         if len(rows) < LEAST or key[2] == "fp16":
             continue
-        board = read_boards()[key[0]]
+        board = known_machines()[key[0]]
         works, times = table_of(rows)
         start = counted(board, key[2])
         for value in (0.0003, 0.001, 0.003, 0.01, 0.03):

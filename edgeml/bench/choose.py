@@ -109,7 +109,7 @@ def _standing(named: tuple[str, Prediction], target: Board, known: Known) -> Sta
     """Return which limits a variant breaks, or may break, with the numbers."""
     name, prediction = named
     broken, rank = [], FITS
-    memory = target.memory_mb or (known.profile.memory_limit_mb if known.profile else math.inf)
+    memory = target.memory_mb or (known.profile and known.profile.memory_limit_mb) or math.inf
     if prediction.memory_mb > memory:
         broken.append(f"needs {prediction.memory_mb:.0f} MB of {memory:.0f} MB")
         rank = MISSES

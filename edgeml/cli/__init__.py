@@ -20,7 +20,7 @@ COMMANDS = {  # name -> module of edgeml.cli, what it does
     "verify": ("examine", "Replay parity and accuracy of a bundle, print the verdict."),
     "predict": ("examine", "Run a bundle over data as a device would."),
     "bench": ("bench", "Measure a model here, predict it for boards; compare two."),
-    "devices": ("examine", "Board profiles: list, show."),
+    "devices": ("boards", "Board profiles: list, show, add, calibrate."),
     "registry": ("releases", "Models and releases: list, show."),
     "report": ("releases", "The HTML report of a run."),
     "broker": ("fleet", "An MQTT broker for the lab."),

@@ -50,7 +50,7 @@ def bench() -> None:
 
 @bench.command("run")
 @click.argument("model", type=READABLE)
-@click.option("--device", "boards", multiple=True, help="Predict for this board; repeat for more.")
+@click.option("--device", "boards", multiple=True, help="Predict for this board; repeat for more; all.")
 @click.option("--measure", is_flag=True, help="Only measure here.")
 @click.option("--predict-only", is_flag=True, help="Only predict, run nothing.")
 @click.option("--variant", "variants", multiple=True, help="Only these variants of a bundle.")

@@ -1,4 +1,4 @@
-"""Commands that look at models and boards: verify, predict, devices."""
+"""Commands that look at bundles and rows: verify, predict."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from edgeml.cli.calibrate import devices_calibrate
 from edgeml.cli.screen import json_option, show_json, show_table
 
 READABLE = click.Path(path_type=Path)
@@ -50,49 +49,3 @@ def predict(bundle: Path, data: Path, board: str, output: Path | None, as_json: 
         show_json(answers)
     elif not output:
         show_table(answers["columns"], answers["rows"])
-
-
-@click.group(invoke_without_command=True)
-@click.pass_context
-def devices(ctx: click.Context) -> None:
-    """Board profiles; without a command, the list."""
-    if ctx.invoked_subcommand is None:
-        devices_list.main(args=[], standalone_mode=False)
-
-
-@devices.command("list")
-@json_option
-def devices_list(as_json: bool) -> None:
-    """The boards that have a profile."""
-    from edgeml.devices import read_boards
-
-    boards = read_boards().values()
-    if as_json:
-        show_json([board.to_plain() for board in boards])
-        return
-    show_table(
-        ["board", "title", "core", "cores", "GHz", "RAM MB", "int8 dot product"],
-        [
-            [b.name, b.title, b.core, b.cores, b.frequency_ghz, b.ram_mb, "yes" if b.dot_product else "no"]
-            for b in boards
-        ],
-    )
-
-
-@devices.command("show")
-@click.argument("board")
-@json_option
-def devices_show(board: str, as_json: bool) -> None:
-    """Every fact known of BOARD, with its source."""
-    from edgeml.devices import find_board
-
-    profile = find_board(board)
-    facts = profile.to_plain()
-    if as_json:
-        show_json(facts)
-        return
-    sources = facts.pop("sources")
-    show_table(["fact", "value", "source"], [[k, v, sources.get(k, "")] for k, v in facts.items() if v is not None])
-
-
-devices.add_command(devices_calibrate)

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgeml import bench, convert
 from edgeml.artifacts import FP32, Measurement, OnnxModel, Prediction, Rows, Variant
-from edgeml.devices import read_boards
+from edgeml.devices import own_boards, read_boards
 from edgeml.errors import NotFound
 from edgeml.files import read_bundle
 from edgeml.graph import random_rows
@@ -22,6 +22,8 @@ from edgeml_runtime.wire.manifest import Settings
 from edgeml_runtime.wire.tensors import unpack
 
 COLD_STARTS = 3
+EVERY = "all"
+USUAL = ("raspberry-pi-zero-2w", "raspberry-pi-4", "raspberry-pi-5")  # the boards that are predicted for unasked
 LONGEST = 10.0  # times --seconds, when the interval does not get tight
 
 
@@ -30,7 +32,7 @@ def _silent(_stage: str, _line: str) -> None: ...
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions:
-    boards: tuple[str, ...] = ()  # none: every board there is a profile of
+    boards: tuple[str, ...] = ()  # none: the usual ones and the user's own; "all": every board
     variants: tuple[str, ...] = ()  # none: every one
     measure: bool = True
     predict: bool = True
@@ -55,7 +57,7 @@ def bench_path(path: Path, options: BenchOptions) -> dict[str, Any]:
     a board or a variant that does not exist.
     """
     models, rows = subject(path, options.variants)
-    boards = options.boards or tuple(read_boards())
+    boards = tuple(read_boards()) if options.boards == (EVERY,) else options.boards or (*USUAL, *own_boards())
     results = []
     for name, model in models.items():
         variant = Variant(model, name, model.digest)

@@ -5,28 +5,20 @@ They lie in EDGEML_DEVICES, or where the user's configuration lies; an unfinishe
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgeml import bench
 from edgeml.artifacts import Rows
-from edgeml.devices import find_board
+from edgeml.devices import devices_folder, find_board
 from edgeml.errors import NotFound
 from edgeml.files import write_atomic
 from edgeml_runtime.wire.manifest import Settings
 
 THIS_MACHINE = "this-machine"
-
-
-def devices_folder() -> Path:
-    """Return where the user's own boards and calibrations lie: EDGEML_DEVICES, else below XDG_CONFIG_HOME."""
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    return Path(os.environ.get("EDGEML_DEVICES") or config / "edgeml" / "devices")
 
 
 def find_calibration(board: str) -> bench.Calibration | None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeml_runtime import __version__, config, doctor
+from edgeml_runtime import __version__, config, doctor, hardware
 from edgeml_runtime.architecture import refuse_architecture
 from edgeml_runtime.config import Config
 from edgeml_runtime.errors import AgentRefused, DeviceError
@@ -129,12 +129,18 @@ def _doctor(options: argparse.Namespace) -> int:
     return 0 if healthy else 1
 
 
+def _hardware(_options: argparse.Namespace) -> int:
+    _print_json(hardware.describe())
+    return 0
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "enroll": _enroll,
     "run": _run,
     "status": _status,
     "predict": _predict,
     "doctor": _doctor,
+    "hardware": _hardware,
 }
 
 
@@ -166,6 +172,9 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("status", parents=[told], help="what runs here, and what the last job came to")
     predict = commands.add_parser("predict", parents=[told], help="answers of the current model")
     predict.add_argument("data", metavar="DATA", help="a .csv or .json file, or - for standard input")
+    commands.add_parser(
+        "hardware", parents=[shared], help="what this device is, as JSON: `edgeml devices add NAME --from` reads it"
+    )
     commands.add_parser("doctor", parents=[told], help="check everything this device needs")
     return parser
 

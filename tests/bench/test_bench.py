@@ -8,8 +8,8 @@ from onnx import TensorProto, helper
 
 from edgeml import bench, graph
 from edgeml.artifacts import FP32, Measurement, Parity, Rows, Variant, Verdict
-from edgeml.bench.predict import prior
-from edgeml.devices import find_board, read_boards
+from edgeml.bench.predict import machine, prior
+from edgeml.devices import find_board, shipped_boards
 from edgeml.errors import DataError
 from edgeml.project import Board
 from edgeml.quantize import quantize
@@ -35,6 +35,11 @@ def a_product(rows: int = 128, inner: int = 512, outer: int = 512) -> tuple[list
     return [item for item in quantize(model, data, ["int8"]) if isinstance(item, Variant)], data
 
 
+def without(board, fact: str):
+    sources = {name: source for name, source in board.sources.items() if name != fact}
+    return dataclasses.replace(board, sources=sources, **{fact: None})
+
+
 def chosen(variants, *, board=PI_4, failed=(), measurements=(), known=None, **limits):
     target = Board(board=board.name, **limits)
     verdicts = [a_verdict(variant.recipe, passed=variant.recipe not in failed) for variant in variants]
@@ -47,7 +52,7 @@ def chosen(variants, *, board=PI_4, failed=(), measurements=(), known=None, **li
     )
 
 
-@pytest.mark.parametrize("name", sorted(read_boards()))
+@pytest.mark.parametrize("name", sorted(shipped_boards()))
 def test_every_board_gets_a_range_around_the_prediction_and_a_memory_above_the_floor(name):
     for model in (networks.an_mlp(), networks.a_conv_net(), networks.a_forest(), networks.a_regressor()):
         found = bench.predict(model, find_board(name))
@@ -55,6 +60,29 @@ def test_every_board_gets_a_range_around_the_prediction_and_a_memory_above_the_f
         assert found.high / found.predicted == pytest.approx(found.predicted / found.low)
         assert found.memory_mb > prior.RUNTIME_MB
         assert (found.method, found.coverage) == ("prior", 1.0)
+
+
+def test_a_board_of_which_only_the_class_is_known_is_predicted_as_all_boards_of_the_class():
+    model = a_product()[0][0].model
+    known = [
+        bench.predict(model, board).predicted for board in shipped_boards().values() if not machine.unknown_of(board)
+    ]
+    anything = bench.predict(model, find_board("generic-aarch64"))
+    assert anything.low <= min(known) and anything.high >= max(known)
+    assert "frequency_ghz" in anything.notes[0] and not bench.predict(model, PI_4).notes
+
+
+def test_a_fact_that_is_left_out_widens_the_range_and_is_named():
+    model = a_product()[0][0].model
+    whole, lacking = bench.predict(model, PI_4), bench.predict(model, without(PI_4, "frequency_ghz"))
+    assert lacking.high / lacking.low > whole.high / whole.low
+    assert lacking.notes == ("unknown of raspberry-pi-4: frequency_ghz; as on each of the 3 machines like it",)
+
+
+def test_a_board_of_unknown_memory_is_limited_by_what_the_project_says_alone():
+    unknown = without(PI_4, "ram_mb")
+    assert chosen(a_product()[0], board=unknown).fits
+    assert not chosen(a_product()[0], board=unknown, memory_mb=20).fits
 
 
 @pytest.mark.parametrize("table", [prior.EFFICIENCY, prior.ACTIVATIONS])

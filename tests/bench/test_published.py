@@ -13,7 +13,7 @@ from edgeml.bench.calibrate.blocks import Builder
 from edgeml.bench.calibrate.reference import REFERENCES
 from edgeml.bench.predict import published, works
 from edgeml.bench.predict.transfer import LEVELS, ms_of, scales_for
-from edgeml.devices import find_board, read_boards
+from edgeml.devices import find_board, shipped_boards
 from edgeml.graph.proto import load
 
 PI_4 = find_board("raspberry-pi-4")
@@ -118,17 +118,18 @@ def nets():
     return {name: graph.serialize(load(data), source="t") for name, data in NETS.items()}
 
 
-@pytest.mark.parametrize("board", sorted(read_boards()))
+@pytest.mark.parametrize("board", sorted(shipped_boards()))
 def test_every_board_gets_an_ordered_range_and_more_threads_are_not_slower(board: str, nets):
     for name, model in nets.items():
         one, two, all_ = (bench.predict(model, find_board(board), threads) for threads in (1, 2, 4))
         for found in (one, two, all_):
-            assert 0 < found.low < found.predicted < found.high < 30 * found.low, name
+            widest = 60 if found.notes else 30  # facts of the board that nobody knows
+            assert 0 < found.low < found.predicted < found.high < widest * found.low, name
             assert found.method == "prior"
         assert all_.predicted <= two.predicted * (1 + 1e-9) <= one.predicted * (1 + 1e-9) ** 2, name
 
 
-@pytest.mark.parametrize("board", sorted(read_boards()))
+@pytest.mark.parametrize("board", sorted(shipped_boards()))
 def test_more_work_is_never_faster(board: str):
     times = []
     for width in (16, 32, 64):

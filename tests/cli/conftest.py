@@ -41,7 +41,8 @@ Command = Callable[..., Said]
 @pytest.fixture
 def edgeml(tmp_path: Path) -> Command:
     """Return a function that runs `edgeml` with a registry of its own."""
-    environment = {**os.environ, "EDGEML_REGISTRY": str(tmp_path / "registry"), "HOME": str(tmp_path / "home")}
+    own = {"EDGEML_REGISTRY": "registry", "EDGEML_DEVICES": "own-devices", "HOME": "home"}
+    environment = {**os.environ, **{name: str(tmp_path / folder) for name, folder in own.items()}}
 
     def run(*words: object, cwd: Path | None = None) -> Said:
         done = subprocess.run(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import gzip
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.cli.conftest import Command
+from tests.networks import an_mlp
 
 
 @pytest.fixture
@@ -110,7 +114,23 @@ def test_bench_and_devices_speak_to_programs(edgeml: Command, penguins: Path) ->
     assert boards >= {"raspberry-pi-zero-2w", "raspberry-pi-4", "raspberry-pi-5"}
     assert "raspberry-pi-5" in edgeml("devices").out and edgeml("fleet").code == 0
     shown = edgeml("devices", "show", "raspberry-pi-4").out
-    assert "cortex-a72" in shown.lower()
+    assert "cortex-a72" in shown.lower() and "1.8 GHz" in shown and "not known: " in shown
+
+
+def test_a_board_is_made_of_a_device_s_own_report_and_predicted_for(edgeml: Command, tmp_path: Path) -> None:
+    agent = [sys.executable, "-m", "edgeml_runtime", "hardware"]
+    report = subprocess.run(agent, capture_output=True, text=True, timeout=60, check=True).stdout
+    (tmp_path / "report.json").write_text(report, encoding="utf-8")
+    (tmp_path / "mlp.onnx").write_bytes(an_mlp().data)
+    assert edgeml("devices", "add", "my-board").code == 2  # from where?
+    added = edgeml("devices", "add", "my-board", "--from", tmp_path / "report.json", "--json").json
+    assert added["board"]["cores"] == json.loads(report)["cores"]
+    assert "my-board (yours)" in edgeml("devices").out
+    predicted = edgeml("bench", tmp_path / "mlp.onnx", "--predict-only", "--json").json["results"]
+    assert {"my-board", "raspberry-pi-4"} <= {one["board"] for one in predicted} and len(predicted) < 6
+    assert "unknown of my-board: " in edgeml("bench", tmp_path / "mlp.onnx", "--predict-only").out
+    every = edgeml("bench", tmp_path / "mlp.onnx", "--predict-only", "--device", "all", "--json").json["results"]
+    assert len(every) >= 15
 
 
 def test_people_get_a_table_and_the_verdict(edgeml: Command, penguins: Path) -> None:

@@ -9,7 +9,7 @@ holds them against published timings of real boards.
 
 from __future__ import annotations
 
-from edgeml.devices import DeviceProfile
+from edgeml.bench.predict.machine import Machine
 
 IN_ORDER, OUT_OF_ORDER, DOT = "in-order", "out-of-order", "dot-product"
 
@@ -48,14 +48,14 @@ WEIGHT_FACTOR = 1.6  # at the peak while loading: 100 MB of weights took 170 MB
 ACTIVATION_FACTOR = 2.0  # the arena holds about twice what is alive
 
 
-def kind_of(board: DeviceProfile) -> str:
+def kind_of(board: Machine) -> str:
     """Return which column of the tables fits `board`."""
     if board.pipeline == "in-order":
         return IN_ORDER
     return DOT if board.dot_product else OUT_OF_ORDER
 
 
-def macs_per_second(board: DeviceProfile, macs_class: str) -> float:
+def macs_per_second(board: Machine, macs_class: str) -> float:
     """Return the multiply-accumulates a second that one core of `board` reaches in a class of graph.Cost."""
     operator, _, types = macs_class.partition(".")
     hertz, kind = board.frequency_ghz * 1e9, kind_of(board)

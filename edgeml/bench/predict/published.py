@@ -23,8 +23,8 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 from edgeml.bench.predict import prior
+from edgeml.bench.predict.machine import Machine
 from edgeml.bench.predict.works import KINDS, Work, of_plain
-from edgeml.devices import DeviceProfile
 
 HOLD = 0.003  # weight of the counted costs against a published row's 1; leave-one-out is flat from 0.001 to 0.01
 BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
@@ -85,7 +85,7 @@ def _table(name: str) -> list[dict[str, str]]:
     return list(csv.DictReader(text.splitlines()))
 
 
-def counted(board: DeviceProfile, precision: str) -> np.ndarray:
+def counted(board: Machine, precision: str) -> np.ndarray:
     """Return the milliseconds per unit of each of COLUMNS on one thread, as counted instructions put them."""
     kind, hertz = prior.kind_of(board), board.frequency_ghz * 1e9
     types = ".s8s8" if precision == "int8" else ""
@@ -107,7 +107,7 @@ def counted(board: DeviceProfile, precision: str) -> np.ndarray:
     return np.array([*(kinds[name] for name in KINDS), memory / 2, memory, memory, node])
 
 
-def floor(board: DeviceProfile, precision: str, threads: int) -> np.ndarray:
+def floor(board: Machine, precision: str, threads: int) -> np.ndarray:
     """Return the least milliseconds per unit of each of COLUMNS: what the peak of the cores in use allows."""
     hertz = board.frequency_ghz * 1e9 * threads
     macs = board.int8_macs_per_cycle if precision == "int8" else board.fp32_flops_per_cycle / 2
@@ -145,7 +145,7 @@ def table_of(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([works[row.model].row() for row in rows]), np.array([row.ms for row in rows])
 
 
-def fits(board: DeviceProfile, rows: Sequence[Row], precision: str, *, threads: int) -> tuple[Fit, ...]:
+def fits(board: Machine, rows: Sequence[Row], precision: str, *, threads: int) -> tuple[Fit, ...]:
     """Return a fit for each runtime that `rows`, timings on `board`, tell enough of; of its versions the last."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
@@ -160,7 +160,7 @@ def fits(board: DeviceProfile, rows: Sequence[Row], precision: str, *, threads: 
     return tuple(found)
 
 
-def _fit(board: DeviceProfile, rows: Sequence[Row], precision: str, *, threads: int) -> Fit:
+def _fit(board: Machine, rows: Sequence[Row], precision: str, *, threads: int) -> Fit:
     works, times = table_of(rows)
     start, least = counted(board, precision), floor(board, precision, threads)
     apart = np.log(left_out(works, times, start, least=least) / times)

@@ -15,6 +15,7 @@ import numpy as np
 
 from edgeml.artifacts import OnnxModel, Prediction
 from edgeml.bench.predict import prior
+from edgeml.bench.predict.machine import Machine, machines_of, unknown_of
 from edgeml.bench.predict.transfer import COUNTED, ms_of, scales_for
 from edgeml.bench.predict.works import Work, work_of
 from edgeml.devices import DeviceProfile
@@ -37,20 +38,33 @@ class Parts:
     def total(self) -> float:
         return self.published + self.counted + self.unknown
 
+    @property
+    def factor(self) -> float:
+        """Return half the width of the range; the mistakes of one board go together."""
+        spread = self.published * self.spread + self.counted * COUNTED
+        return math.exp(Z90 * spread / (self.published + self.counted))
+
 
 def predict(model: OnnxModel, board: DeviceProfile, threads: int = 1) -> Prediction:
     """Return the time and memory of one row of `model` on `board`, method "prior"."""
     work = cost(model)
-    parts = _parts(work, board, threads)
-    known = parts.published + parts.counted
-    coverage = known / parts.total
-    spread = (parts.published * parts.spread + parts.counted * COUNTED) / known  # mistakes of one board go together
-    factor = math.exp(Z90 * spread) / coverage  # what no rule explains widens the range
-    low, high = parts.total / factor, parts.total * factor
-    return Prediction(low, parts.total, high, memory_mb(model, work), "prior", coverage)
+    parts = [_parts(work, machine, threads) for machine in machines_of(board)]
+    totals = [part.total for part in parts]
+    predicted = math.exp(sum(map(math.log, totals)) / len(totals))
+    coverage = min((part.published + part.counted) / part.total for part in parts)
+    apart = max(max(totals) / predicted, predicted / min(totals))  # what nobody knows of the board
+    factor = apart * max(part.factor for part in parts) / coverage  # what no rule explains widens the range
+    low, high = predicted / factor, predicted * factor
+    return Prediction(low, predicted, high, memory_mb(model, work), "prior", coverage, _notes(board, len(parts)))
 
 
-def _parts(work: Cost, board: DeviceProfile, threads: int) -> Parts:
+def _notes(board: DeviceProfile, tried: int) -> tuple[str, ...]:
+    unknown = unknown_of(board)
+    count = f"each of the {tried} machines" if tried > 1 else "the one machine"
+    return (f"unknown of {board.name}: {', '.join(unknown)}; as on {count} like it",) if unknown else ()
+
+
+def _parts(work: Cost, board: Machine, threads: int) -> Parts:
     published, weighted = 0.0, 0.0
     for int8 in (False, True):
         row = _convolutions(work_of(work, int8=int8))
@@ -70,19 +84,19 @@ def _convolutions(work: Work) -> np.ndarray:
     return row.row() if row.macs else np.zeros(len(row.row()))
 
 
-def _activations(work: Cost, board: DeviceProfile) -> float:
+def _activations(work: Cost, board: Machine) -> float:
     """Return the speed of the int8 convolutions' activation types, relative to the better one."""
     macs = {name.partition(".")[2]: count for name, count in work.macs_by_class.items() if "." in name}
     types = max(macs, key=lambda name: macs[name])
     return prior.ACTIVATIONS.get(types, prior.ACTIVATIONS["s8s8"])[prior.kind_of(board)]
 
 
-def _counted(work: Cost, board: DeviceProfile, threads: int) -> tuple[float, float]:
+def _counted(work: Cost, board: Machine, threads: int) -> tuple[float, float]:
     """Return the seconds of what counting knows, and of unknown operators."""
     kind, bandwidth = prior.kind_of(board), board.bandwidth_mb_s * 1e6
     rate = board.frequency_ghz * 1e9 * prior.INSTRUCTIONS_PER_CYCLE[kind]
     speedup = min(max(threads, 1), board.cores) ** prior.THREAD_EXPONENT
-    cache = (board.l2_kb or 0) * 1024
+    cache = board.l2_kb * 1024
     compute = 0.0
     for name, macs in work.macs_by_class.items():
         weights = work.weights_by_class.get(name, 0)

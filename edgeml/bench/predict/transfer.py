@@ -1,6 +1,6 @@
 """Which published fits speak for a board: its own, else those of boards with its core, else of its kind of core.
 
-    DeviceProfile -scales_for-> Scales -ms_of-> milliseconds of convolutions, and the spread of their logarithm
+    Machine -scales_for-> Scales -ms_of-> milliseconds of convolutions, and the spread of their logarithm
 
 A fit is a multiple of counted costs, and those scale with clock, peak and bandwidth: that is how it is carried to
 another board. How far that misses was found by leaving boards out (benchmarks/predict_published.py).
@@ -17,8 +17,8 @@ from typing import Literal
 import numpy as np
 
 from edgeml.bench.predict import prior
+from edgeml.bench.predict.machine import Machine, known_machines
 from edgeml.bench.predict.published import Fit, Row, counted, fits, read_published
-from edgeml.devices import DeviceProfile, read_boards
 
 Level = Literal["board", "core", "kind"]
 # standard deviations of the logarithm, from benchmarks/results/predict_published.md
@@ -81,14 +81,12 @@ def _kind(name: str) -> str:
     return prior.kind_of(board) if board is not None else ""
 
 
-def _known(name: str) -> DeviceProfile | None:
+def _known(name: str) -> Machine | None:
     """Return a board that rows are of, None when there is no profile of it that a fit could be relative to."""
-    return read_boards().get(name)
+    return known_machines().get(name)
 
 
-def ms_of(
-    work: np.ndarray, board: DeviceProfile, scales: Scales, *, precision: str, threads: int
-) -> tuple[float, float]:
+def ms_of(work: np.ndarray, board: Machine, scales: Scales, *, precision: str, threads: int) -> tuple[float, float]:
     """Return the milliseconds of `work` (COLUMNS) on so many threads of `board`, and the spread of their logarithm."""
     costs = counted(board, precision)
     threads = min(max(threads, 1), board.cores)

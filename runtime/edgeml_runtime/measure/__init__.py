@@ -5,6 +5,7 @@
     two sessions -versus-> Versus                    which is faster, measured in turns
     file x inputs -tune-> Tuned                      the session settings that are worth it here
     file x inputs -cold_start-> ColdStart            a process's first inference, and its memory
+    a device -describe-> dict                        what it is, for a board profile
     file x inputs -operators-> tuple[OperatorTime]   where the time goes, from the runtime's own profile
 
 The same code runs on the workstation and on the board. What the machine does not tell is absent,
@@ -12,6 +13,7 @@ never guessed, and a timing that cannot be trusted says so and why.
 """
 
 from edgeml_runtime.architecture import refuse_architecture
+from edgeml_runtime.hardware import describe
 from edgeml_runtime.measure.benchmark import Benchmark, benchmark
 from edgeml_runtime.measure.cold import ColdStart, cold_start
 from edgeml_runtime.measure.conditions import (
@@ -49,6 +51,7 @@ __all__ = [
     "bootstrap",
     "cold_start",
     "confidence_of_median",
+    "describe",
     "environment",
     "hardware",
     "intervals",

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeml_runtime.hardware import features, max_frequency_khz, memory_bytes, parts
 from edgeml_runtime.session import VERSION
 
 THROTTLED_NOW = 0xF  # bits 0-3 of get_throttled: under-voltage, capped, throttled, soft limit; 16-19 are history
@@ -143,13 +144,16 @@ def environment() -> dict[str, Any]:
 
 def hardware() -> dict[str, str]:
     """Return what this device is, for its reports: board, processor, memory, kernel."""
-    memory = next((line.split()[1] for line in _read_lines("/proc/meminfo") if line.startswith("MemTotal:")), None)
+    memory, clock = memory_bytes(), max_frequency_khz()
     facts = {
         "board": _read("/proc/device-tree/model"),
         "cpu_model": _cpu_model(),
+        "cpu_parts": " ".join(parts()),
+        "cpu_features": " ".join(features()),
+        "max_frequency_khz": str(clock) if clock else None,
         "machine": platform.machine(),
         "cores": str(os.cpu_count()),
-        "memory_bytes": str(int(memory) * 1024) if memory else None,
+        "memory_bytes": str(memory) if memory else None,
         "kernel": platform.release(),
         "onnxruntime": VERSION,
     }
