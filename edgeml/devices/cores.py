@@ -24,36 +24,36 @@ class Core:
     arch: Arch = "aarch64"
 
 
-def _arm(name: str, part: str, pipeline: Pipeline, dot_product: bool | None) -> Core:
-    return Core(name, ("0x41", part), pipeline, dot_product)
-
+ARM = "0x41"  # the implementer of every core that Arm designed
+IN: Pipeline = "in-order"
+OUT: Pipeline = "out-of-order"
 
 CORES = {
     core.name: core
     for core in (
-        _arm("Cortex-A35", "0xd04", "in-order", False),
-        _arm("Cortex-A53", "0xd03", "in-order", False),
-        _arm("Cortex-A55", "0xd05", "in-order", None),
-        _arm("Cortex-A57", "0xd07", "out-of-order", False),
-        _arm("Cortex-A72", "0xd08", "out-of-order", False),
-        _arm("Cortex-A73", "0xd09", "out-of-order", False),
-        _arm("Cortex-A75", "0xd0a", "out-of-order", None),
-        _arm("Cortex-A76", "0xd0b", "out-of-order", True),
-        _arm("Cortex-A77", "0xd0d", "out-of-order", True),
-        _arm("Cortex-A78", "0xd41", "out-of-order", True),
-        _arm("Cortex-A78AE", "0xd42", "out-of-order", True),
-        _arm("Cortex-A78C", "0xd4b", "out-of-order", True),
-        _arm("Cortex-A510", "0xd46", "in-order", True),
-        _arm("Cortex-A520", "0xd80", "in-order", True),
-        _arm("Cortex-A710", "0xd47", "out-of-order", True),
-        _arm("Cortex-A715", "0xd4d", "out-of-order", True),
-        _arm("Cortex-A720", "0xd81", "out-of-order", True),
-        _arm("Cortex-X1", "0xd44", "out-of-order", True),
-        _arm("Neoverse-N1", "0xd0c", "out-of-order", True),
-        _arm("Neoverse-N2", "0xd49", "out-of-order", True),
-        _arm("Neoverse-V1", "0xd40", "out-of-order", True),
-        _arm("Neoverse-V2", "0xd4f", "out-of-order", True),
-        Core("Gracemont", ("", ""), "out-of-order", True, "x86_64"),
+        Core("Cortex-A35", (ARM, "0xd04"), IN, False),
+        Core("Cortex-A53", (ARM, "0xd03"), IN, False),
+        Core("Cortex-A55", (ARM, "0xd05"), IN, None),
+        Core("Cortex-A57", (ARM, "0xd07"), OUT, False),
+        Core("Cortex-A72", (ARM, "0xd08"), OUT, False),
+        Core("Cortex-A73", (ARM, "0xd09"), OUT, False),
+        Core("Cortex-A75", (ARM, "0xd0a"), OUT, None),
+        Core("Cortex-A76", (ARM, "0xd0b"), OUT, True),
+        Core("Cortex-A77", (ARM, "0xd0d"), OUT, True),
+        Core("Cortex-A78", (ARM, "0xd41"), OUT, True),
+        Core("Cortex-A78AE", (ARM, "0xd42"), OUT, True),
+        Core("Cortex-A78C", (ARM, "0xd4b"), OUT, True),
+        Core("Cortex-A510", (ARM, "0xd46"), IN, True),
+        Core("Cortex-A520", (ARM, "0xd80"), IN, True),
+        Core("Cortex-A710", (ARM, "0xd47"), OUT, True),
+        Core("Cortex-A715", (ARM, "0xd4d"), OUT, True),
+        Core("Cortex-A720", (ARM, "0xd81"), OUT, True),
+        Core("Cortex-X1", (ARM, "0xd44"), OUT, True),
+        Core("Neoverse-N1", (ARM, "0xd0c"), OUT, True),
+        Core("Neoverse-N2", (ARM, "0xd49"), OUT, True),
+        Core("Neoverse-V1", (ARM, "0xd40"), OUT, True),
+        Core("Neoverse-V2", (ARM, "0xd4f"), OUT, True),
+        Core("Gracemont", ("", ""), OUT, True, "x86_64"),
     )
 }
 BY_PART = {core.part: core for core in CORES.values() if core.part[1]}
