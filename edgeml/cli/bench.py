@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgeml.cli.screen import Screen, json_option, registry_option, show_json, show_table
+from edgeml.cli.screen import Screen, json_option, registry_option, show_json, show_table, typed
 
 READABLE = click.Path(path_type=Path)
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -68,11 +68,14 @@ def bench() -> None:
 @click.option("--sustained", type=Duration(), help="Measure for all of this time, and show the curve: 30m.")
 @click.option("--tune", is_flag=True, help="Search the session settings that are worth it here.")
 @click.option("-o", "--output", type=READABLE, help="Write the JSON document there, for `bench compare`.")
+@click.option("--report", type=READABLE, help="Write the HTML report there, JSON and CSV beside it.")
 @click.option("--on", "device", metavar="DEVICE_ID", help="Measure on this device of the fleet, through the server.")
 @click.option("--deadline", type=Duration(), default=600.0, help="With --on: how long the device may take, or wait.")
 @registry_option
 @json_option
-def run(model: Path, *, sustained: float | None, output: Path | None, as_json: bool, **words: Any) -> None:
+def run(
+    model: Path, *, sustained: float | None, output: Path | None, report: Path | None, as_json: bool, **words: Any
+) -> None:
     """Measure MODEL (.onnx or a bundle) on this machine or on a device, and predict it for boards."""
     from edgeml.cli.bench_text import show_bench
     from edgeml.files import write_atomic
@@ -82,10 +85,15 @@ def run(model: Path, *, sustained: float | None, output: Path | None, as_json: b
     with Screen() as screen:
         options = BenchOptions(sustained_s=sustained or 0.0, progress=screen.say, **_options(words))
         found = _on(model, options, **where) if where["device"] else bench_path(model, options)
+    found["command"] = typed()
     if output:
         import json
 
         write_atomic(output, json.dumps(found, indent=1).encode())
+    if report:
+        from edgeml.pipeline.reports import write_bench
+
+        write_bench(report, found)
     show_json(found) if as_json else show_bench(found)
 
 

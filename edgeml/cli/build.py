@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from edgeml.cli.screen import Screen, json_option, registry_option, show_json, show_table
+from edgeml.cli.screen import Screen, json_option, registry_option, show_json, show_table, typed
 
 READABLE = click.Path(path_type=Path)
 
@@ -40,7 +39,7 @@ def build(project: Path, only: str | None, force: bool, registry_path: Path, as_
     from edgeml.registry import Registry
 
     with Screen() as screen:
-        options = BuildOptions(only=only, force=force, command=_command(), progress=screen.say)
+        options = BuildOptions(only=only, force=force, command=typed(), progress=screen.say)
         summary = run(read_project(project), Registry.open(registry_path), options)
     show_json(summary) if as_json else show_summary(summary)
 
@@ -73,7 +72,7 @@ def compile_(model: Path, registry_path: Path, as_json: bool, only_lint: bool, *
     from edgeml.registry import Registry
 
     with Screen() as screen:
-        options = CompileOptions(command=_command(), progress=screen.say, **given)
+        options = CompileOptions(command=typed(), progress=screen.say, **given)
         summary = compile_model(model, Registry.open(registry_path), options)
     show_json(summary) if as_json else show_summary(summary)
 
@@ -121,7 +120,3 @@ def show_summary(summary: dict[str, Any]) -> None:
     for board, choice in summary["devices"].items():
         click.echo(f"{board}: {choice['reason']}")
     click.echo(f"\nbundle  {summary['bundle']}\nreport  {summary['report']}")
-
-
-def _command() -> str:
-    return " ".join(["edgeml", *sys.argv[1:]])

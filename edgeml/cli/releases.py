@@ -57,15 +57,27 @@ def registry_show(release: str, registry_path: Path, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("run", required=False, default="")
+@click.argument("runs", nargs=-1, metavar="[RUN]")
+@click.option("--compare", is_flag=True, help="Two runs or results side by side: report --compare A B.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write a drawn page there.")
 @click.option("--open", "open_it", is_flag=True, help="Open it in the browser.")
 @registry_option
 @json_option
-def report(run: str, open_it: bool, registry_path: Path, as_json: bool) -> None:
-    """The path of the HTML report: of RUN (a model, a release, a run or a project folder), or the newest."""
-    from edgeml.pipeline.releases import find_report
+def report(
+    runs: tuple[str, ...], *, compare: bool, output: Path | None, open_it: bool, registry_path: Path, as_json: bool
+) -> None:
+    """The path of the HTML report: of RUN (a model, a release, a run or a project folder), or the newest.
 
-    path = find_report(registry_path, run)
+    The result of `edgeml bench -o` (RUN.json) is drawn first, beside the file or at --output.
+    """
+    from edgeml.pipeline.reports import compare_reports, report_of
+
+    if len(runs) != 2 if compare else len(runs) > 1:
+        raise click.UsageError(f"{len(runs)} names: give one, or two with --compare")
+    if compare:
+        path = compare_reports(registry_path, runs[0], runs[1], output=output or Path("comparison.html"))
+    else:
+        path = report_of(registry_path, runs[0] if runs else "", output)
     show_json({"report": str(path)}) if as_json else click.echo(str(path))
     if open_it:
         click.launch(path.as_uri())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -61,6 +62,11 @@ class Screen:
             self._console.print(
                 f"[dim]{time.monotonic() - self._began:6.1f} s[/]  [bold]{stage:<9}[/] {line}", soft_wrap=True
             )
+
+
+def typed() -> str:
+    """Return the command as it was typed."""
+    return shlex.join(["edgeml", *sys.argv[1:]])
 
 
 def show_json(value: Any) -> None:

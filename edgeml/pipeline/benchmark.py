@@ -17,6 +17,7 @@ from edgeml.files import read_bundle
 from edgeml.graph import random_rows
 from edgeml.pipeline.calibration import known_of
 from edgeml.pipeline.examine import bundle_models
+from edgeml.pipeline.facts import facts_of, work_of
 from edgeml_runtime.measure import Plan, Scenario, tune
 from edgeml_runtime.wire.manifest import Settings
 from edgeml_runtime.wire.tensors import unpack
@@ -66,7 +67,16 @@ def bench_path(path: Path, options: BenchOptions) -> dict[str, Any]:
             results.append(_result((name, "this-machine"), measured, None))
         for board in boards if options.predict else ():
             results.append(_result((name, board), measured, _predict(variant, rows, (board, options.threads))))
-    return {"model": path.name, **results[0], "results": results}
+    return {
+        "model": path.name,
+        **results[0],
+        "results": results,
+        "variants": {
+            name: {"bytes": len(model.data), "digest": model.digest, "work": work_of(model)}
+            for name, model in models.items()
+        },
+        "boards": {name: facts_of(find_board(name)) for name in boards if options.predict and name in read_boards()},
+    }
 
 
 def subject(path: Path, variants: tuple[str, ...] = ()) -> tuple[Mapping[str, OnnxModel], Rows]:

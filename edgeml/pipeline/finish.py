@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import json
@@ -62,8 +63,18 @@ def finish(proof: Proof, subject: Subject, delivery: Delivery) -> dict[str, Any]
 
 
 def write_report(path: Path, summary: Mapping[str, Any], fleet: Mapping[str, Any] | None = None) -> None:
-    """Write the HTML report of `summary`, with the fleet's story where there is one."""
-    write_atomic(path, report.render(report.build_page(summary, fleet=fleet)).encode())
+    """Write the HTML report of `summary`, with the fleet's story where there is one, and the same as JSON and CSV."""
+    document = {**summary, "fleet": fleet} if fleet else summary
+    write_page(path, report.build_page(summary, fleet=fleet), {"json": document, "csv": report.tabulate(summary)})
+
+
+def write_page(path: Path, page: report.Page, beside: Mapping[str, Any]) -> None:
+    """Write `page` at `path`, and what `beside` holds by suffix next to it: texts, or JSON values."""
+    for suffix, content in beside.items():
+        text = content if isinstance(content, str) else json.dumps(content, indent=1)
+        write_atomic(path.with_suffix(f".{suffix}"), text.encode())
+    names = [(suffix.upper(), path.with_suffix(f".{suffix}").name) for suffix in beside]
+    write_atomic(path, report.render(dataclasses.replace(page, beside=names)).encode())
 
 
 def _track(subject: Subject, summary: Mapping[str, Any], delivery: Delivery) -> None:

@@ -124,7 +124,7 @@ def _numbers(values: Sequence[float]) -> str:
 
 
 def _measurements(variants: Sequence[Variant], subject: Subject) -> dict[str, Measurement]:
-    return {variant.recipe: bench.measure_here(variant, subject.held_out) for variant in variants}
+    return {variant.recipe: bench.measure_here(variant, subject.held_out, starts=1) for variant in variants}
 
 
 def _choices(variants: Sequence[Variant], verdicts: Mapping[str, Verdict], context: Context) -> dict[str, Choice]:

@@ -13,6 +13,7 @@ import numpy as np
 from edgeml import bench, metrics, verify
 from edgeml.artifacts import FP32, Choice, Measurement, Prediction, Rows, Variant
 from edgeml.devices import DeviceProfile
+from edgeml.pipeline.facts import facts_of, work_of
 from edgeml.pipeline.plan import versions
 from edgeml.pipeline.subject import Proof, Subject
 
@@ -95,6 +96,7 @@ def _variant(variant: Variant, proof: Proof) -> dict[str, Any]:
         "host_latency_ms": _latency(proof.measurements[variant.recipe]),
         "measurement": dict(proof.measurements[variant.recipe].details),
         "digest": variant.model.digest,
+        "work": work_of(variant.model),
         "verdict": "pass" if verdict.passed else "fail",
         "reason": verdict.reason,
         "missed_by": verdict.missed,
@@ -125,16 +127,8 @@ def _device(choice: Choice, subject: Subject, board: DeviceProfile) -> dict[str,
         "fits": choice.fits,
         "reason": choice.reason,
         "limits": {"latency_p90_ms": target.latency_p90_ms, "memory_mb": target.memory_mb},
-        "predictions": {
-            name: {**_prediction(item), "memory_mb": item.memory_mb} for name, item in choice.predictions.items()
-        },
-        "profile": {
-            "title": board.title,
-            "core": board.core,
-            "cores": board.cores,
-            "frequency_ghz": board.frequency_ghz,
-            "ram_mb": board.ram_mb,
-        },
+        "predictions": {name: dataclasses.asdict(item) for name, item in choice.predictions.items()},
+        "profile": facts_of(board),
     }
 
 

@@ -11,12 +11,11 @@ from edgeml import bench
 from edgeml.artifacts import Variant
 from edgeml.errors import DataError, NotFound, VerificationError
 from edgeml.pipeline.benchmark import subject
+from edgeml.report import CONDITIONS
 from edgeml_runtime.measure import Plan, Versus, versus
 from edgeml_runtime.session import Session
 from edgeml_runtime.wire.manifest import Settings
 
-# of two stored results, all must be equal: else the difference may be the machine's
-CONDITIONS = ("cpu_model", "machine", "cores", "affinity", "governor", "kernel", "onnxruntime", "python")
 MOST_RESULT_BYTES = 64 << 20
 
 

@@ -1,12 +1,28 @@
-"""The report of a run: one HTML file with everything in it, the verdict first.
+"""The reports: one HTML file with everything in it, the verdict first.
 
-    summary (plain JSON), fleet's story -build_page-> Page -render-> HTML
+    summary (plain JSON), fleet's story -build_page-> Page
+    document of `edgeml bench -o` -bench_page-> Page
+    two of either -compare_page-> Page
+    Page -render-> HTML;  document -tabulate-> CSV
 
-It is drawn from the summary alone, so an old run can be reported again without its artifacts.
+They are drawn from the documents alone, so an old run can be reported again without its artifacts.
 """
 
-from edgeml.report.page import build_page
+from edgeml.report.compare import CONDITIONS, compare_page
+from edgeml.report.page import bench_page, build_page
 from edgeml.report.parts import Page
+from edgeml.report.reading import is_bench
 from edgeml.report.render import render
+from edgeml.report.tabulate import differences, tabulate
 
-__all__ = ["Page", "build_page", "render"]
+__all__ = [
+    "CONDITIONS",
+    "Page",
+    "bench_page",
+    "build_page",
+    "compare_page",
+    "differences",
+    "is_bench",
+    "render",
+    "tabulate",
+]

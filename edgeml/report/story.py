@@ -5,24 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edgeml.report import plots
+from edgeml.report import charts
 from edgeml.report.parts import Figure, Section, Table
-from edgeml.report.plots import Axis
 from edgeml.report.words import ABSENT, latency_of
 
 
 def fleet_sections(fleet: Mapping[str, Any]) -> list[Section]:
     """Return the parts about rounds, single devices and the fleet."""
-    before, after, rounds = fleet["before"], fleet["after"], fleet["rounds"]
-    points = [{"name": "before", "value": before["validation"], "note": f"release {before['release']}"}]
-    points += [{"name": f"round {r['round']}", "value": r["metric"], "note": _round_note(r)} for r in rounds]
-    figures = [
-        Figure(
-            f"{after['metric']} round by round",
-            plots.line(points, Axis(f"{after['metric']}, server's validation rows", lambda value: f"{value:.3f}")),
-            f"On the test rows, which no round saw: {before['value']:.4f} before, {after['value']:.4f} after.",
-        )
-    ]
+    after, rounds = fleet["after"], fleet["rounds"]
+    figures = [_course(fleet)]
     head = ["round", after["metric"], "loss", "devices", "bytes up", "bytes down", "seconds"]
     rows = [
         [
@@ -43,6 +34,35 @@ def fleet_sections(fleet: Mapping[str, Any]) -> list[Section]:
         figures,
     )
     return [learned, _alone(fleet), _devices(fleet)]
+
+
+def _course(fleet: Mapping[str, Any]) -> Figure:
+    before, after, rounds = fleet["before"], fleet["after"], fleet["rounds"]
+    points = [{"name": "before", "value": before["validation"], "note": f"release {before['release']}"}]
+    points += [{"name": f"round {r['round']}", "value": r["metric"], "note": _round_note(r)} for r in rounds]
+    for point in points:
+        point["said"] = f"{point['value']:.4f}"
+    metric = str(after["metric"])
+    encoding = {
+        "x": {"field": "name", "type": "nominal", "sort": None, "axis": {"title": None, "labelAngle": 0}},
+        "y": charts.quantity("value", f"{metric}, server's validation rows", scale={"zero": False, "padding": 20}),
+        "tooltip": charts.tips(name="when", said=metric, note="what"),
+    }
+    layers: list[charts.Spec] = [
+        {"mark": {"type": "line", "strokeWidth": 3, "color": "var(--c0)"}, "encoding": encoding},
+        {
+            "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1, "color": "var(--c0)"},
+            "encoding": encoding,
+        },
+        {"mark": {"type": "text", "dy": -14}, "encoding": encoding | {"text": {"field": "said"}}},
+    ]
+    return Figure(
+        f"{metric} round by round",
+        charts.figure(points, layers, height=230),
+        f"On the test rows, which no round saw: {before['value']:.4f} before, {after['value']:.4f} after.",
+        "; ".join(f"{point['name']} {point['said']}" for point in points),
+        Table(["when", metric, "what"], [[p["name"], p["said"], p["note"]] for p in points], frozenset({1})),
+    )
 
 
 def _alone(fleet: Mapping[str, Any]) -> Section:

@@ -1,29 +1,32 @@
-"""Numbers of a summary as words; what was not measured says so."""
+"""Numbers of a document as words; what was not measured says so."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgeml.report.scales import milliseconds, number
+from edgeml.report.numbers import milliseconds, number
 
 ABSENT = "not measured"
 
 
-def latencies(found: Mapping[str, Any]) -> str:
-    """Return p50, p90 and p99 with the interval of the median; INVALID in front where it is."""
-    if not found.get("p50"):
+def interval(ends: Sequence[float | None] | None) -> str:
+    """Return an interval of latencies, or that it was not measured.
+
+    >>> interval((0.05, 0.2)), interval((1.2, 1.3)), interval(None)
+    ('50 µs to 0.2 ms', '1.2 to 1.3 ms', 'not measured')
+    """
+    if not ends or ends[0] is None or ends[1] is None:
         return ABSENT
-    text = f"{latency_of(found['p50'])} · {latency_of(found['p90'])} · {latency_of(found['p99'])}"
-    if found.get("ci95"):
-        text += f" (median {latency_of(found['ci95'][0])} to {latency_of(found['ci95'][1])}, n {found['n']:,})"
-    return text if found.get("valid", True) else f"INVALID: {text}"
+    low, high = milliseconds(ends[0]), milliseconds(ends[1])
+    unit = high.rpartition(" ")[2]
+    return f"{low.removesuffix(unit).strip()} to {high}" if low.endswith(f" {unit}") else f"{low} to {high}"
 
 
 def forecast(latency: Mapping[str, Any]) -> str:
     """Return a prediction with its range and its method."""
-    words = f"{milliseconds(latency['predicted'])} ({milliseconds(latency['low'])} to {milliseconds(latency['high'])})"
-    return f"{words}, {latency['method']}"
+    words = f"{milliseconds(latency['predicted'])} ({interval((latency['low'], latency['high']))})"
+    return f"{words}, {latency.get('method', 'predicted')}"
 
 
 def hardware(profile: Mapping[str, Any]) -> str:
@@ -33,7 +36,7 @@ def hardware(profile: Mapping[str, Any]) -> str:
     facts += [
         f"{profile[name]} {unit}" for name, unit in (("frequency_ghz", "GHz"), ("ram_mb", "MB")) if profile.get(name)
     ]
-    return ", ".join(facts) or ABSENT
+    return ", ".join(facts) or "not known"
 
 
 def limits_of(limits: Mapping[str, Any]) -> str:
@@ -42,6 +45,15 @@ def limits_of(limits: Mapping[str, Any]) -> str:
     said = [f"p90 {number(latency)} ms"] if latency else []
     said += [f"{number(memory)} MB"] if memory else []
     return ", ".join(said) or "none"
+
+
+def settings_of(settings: Mapping[str, Any]) -> str:
+    """Return session settings as words."""
+    said = {True: "on", False: "off"}
+    return ", ".join(
+        f"{name.replace('_', ' ')} {said[value] if isinstance(value, bool) else value}"
+        for name, value in settings.items()
+    )
 
 
 def figure_of(value: float | None) -> str:
@@ -61,7 +73,7 @@ def numbers(values: Sequence[float | None]) -> str:
 
 def apart(value: float | None) -> str:
     """Return a largest difference; None, where only one side is NaN, is infinite."""
-    return "infinite" if value is None else f"{value:.1e}"
+    return "infinite" if value is None else f"{value:.1e}" if value else "0"
 
 
 def short(value: Any) -> str:
@@ -70,5 +82,21 @@ def short(value: Any) -> str:
 
 
 def sentence(text: str) -> str:
-    """Return `text` with a capital and a full stop."""
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+    """Return `text` with a full stop, and a capital unless it begins with a name.
+
+    >>> sentence("nothing fits"), sentence("int8-static-u8s8 wins")
+    ('Nothing fits.', 'int8-static-u8s8 wins.')
+    """
+    first = text.partition(" ")[0]
+    start = text[:1] if not first.isalpha() else text[:1].upper()
+    return start + text[1:] + ("" if text.endswith(".") else ".")
+
+
+def moment(written: str) -> str:
+    """Return an ISO time to the minute.
+
+    >>> moment("2026-11-26T13:06:59+00:00")
+    '2026-11-26 13:06 UTC'
+    """
+    day, _, clock = written.partition("T")
+    return f"{day} {clock[:5]}{' UTC' if clock.endswith('+00:00') else clock[19:]}" if clock else written

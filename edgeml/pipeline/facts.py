@@ -1,0 +1,25 @@
+"""Facts that documents carry for their readers: the work of a graph, the peaks of a board."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from edgeml.artifacts import OnnxModel
+from edgeml.devices import DeviceProfile
+from edgeml.errors import UnsupportedModel
+from edgeml.graph import cost
+
+
+def work_of(model: OnnxModel) -> dict[str, Any]:
+    """Return what one row costs `model`, as graph.Cost counts it; nothing where its shapes cannot be seen."""
+    try:
+        found = cost(model)
+    except UnsupportedModel:
+        return {}
+    return dataclasses.asdict(found) | {"macs": found.macs}
+
+
+def facts_of(board: DeviceProfile) -> dict[str, Any]:
+    """Return the facts of `board` without their sources, unknown ones left out."""
+    return {name: value for name, value in board.to_plain().items() if name != "sources"}
