@@ -75,7 +75,7 @@ def bench_path(path: Path, options: BenchOptions) -> dict[str, Any]:
             name: {"bytes": len(model.data), "digest": model.digest, "work": work_of(model)}
             for name, model in models.items()
         },
-        "boards": {name: facts_of(find_board(name)) for name in boards if options.predict and name in read_boards()},
+        "boards": {name: facts_of(read_boards()[name]) for name in boards if options.predict and name in read_boards()},
     }
 
 

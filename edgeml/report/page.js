@@ -34,10 +34,14 @@
     if (!source || !plot.clientWidth) return;
     const spec = still(JSON.parse(source.textContent));
     const choose = plot.parentElement.querySelector(".choose");
-    plot.replaceChildren();
+    const room = document.createElement("div"); // the plot itself keeps its role and its words
+    room.className = "room";
+    plot.replaceChildren(room);
     const compiled = vegaLite.compile({ ...spec, config, autosize: { type: "fit-x", contains: "padding" } }).spec;
     new vega.View(vega.parse(compiled), { renderer: "svg", hover: true })
-      .tooltip(show).initialize(plot, choose).runAsync().catch((error) => console.error(error));
+      .tooltip(show).initialize(room, choose).runAsync()
+      .then(() => room.querySelector("svg").setAttribute("aria-hidden", "true"))
+      .catch((error) => console.error(error));
   };
 
   const all = () => document.querySelectorAll(".plot").forEach(draw);

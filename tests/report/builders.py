@@ -5,6 +5,102 @@ from __future__ import annotations
 from typing import Any
 
 
+def a_measurement(**changes: Any) -> dict[str, Any]:
+    """What edgeml_runtime.measure.Benchmark.plain() says of one model."""
+    environment = {"cpu_model": "Cortex-A72", "cores": 4, "machine": "aarch64", "onnxruntime": "1.32.0"}
+    return {
+        "p50_ms": 4.0,
+        "p90_ms": 4.4,
+        "p99_ms": 5.0,
+        "p999_ms": 6.0,
+        "mean_ms": 4.1,
+        "min_ms": 3.8,
+        "max_ms": 6.5,
+        "n": 900,
+        "ci95_ms": [3.95, 4.05],
+        "cpu_ms": 4.0,
+        "valid": True,
+        "why": "",
+        "energy_mj": None,
+        "intervals_ms": {"p50": [3.95, 4.05], "p90": [4.3, 4.5], "p99": [4.8, 5.4], "p999": [5.5, 6.5]},
+        "scenario": "single-stream",
+        "rows": 1,
+        "rows_per_s": 243.0,
+        "warmup_s": 0.2,
+        "samples_ms": [3.8 + 0.01 * k for k in range(60)],
+        "series": [[0.2 * k, 4.0 + 0.02 * k, 4.4 + 0.03 * k] for k in range(8)],
+        "environment": environment,
+        "conditions": {"throttled": 0},
+        "readings": [
+            {
+                "at_s": 0.2 * k,
+                "running": 1 + k % 2,
+                "throttled": 4 * (k > 6),
+                "frequency_khz": 1_800_000 - 300_000 * (k > 5),
+            }
+            for k in range(9)
+        ],
+        "settings": {"threads": 1, "graph_level": "all", "spinning": False, "arena": True, "prepacking": True},
+        "memory_mb": {"peak": 70.0, "steady": 66.0, "anonymous": 30.0, "bare": 52.0},
+        "cold_start": {"process_ms": 40.0, "import_ms": 300.0, "session_ms": 25.0, "first_ms": 6.0, "starts": 3},
+        "operators": [
+            {"name": f"node {k}", "operator": kind, "ms": 1.0 / (k + 1), "parameter_bytes": 900 * k}
+            for k, kind in enumerate(("Conv", "Conv", "Gemm", "Relu", "Add"))
+        ],
+    } | changes
+
+
+WORK = {
+    "macs_by_class": {"conv": 40_000_000, "gemv": 1_000_000},
+    "weights_by_class": {"conv": 400_000, "gemv": 4_000_000},
+    "nodes": 60,
+    "weight_bytes": 4_400_000,
+    "activation_bytes": 900_000,
+    "moved_bytes": 800_000,
+    "tree_visits": 0,
+    "inputs": 1,
+    "unknown": {},
+    "macs": 41_000_000,
+}
+PROFILE = {
+    "title": "Raspberry Pi 4",
+    "core": "Cortex-A72",
+    "cores": 4,
+    "frequency_ghz": 1.8,
+    "ram_mb": 1024,
+    "fp32_flops_per_cycle": 8,
+    "int8_macs_per_cycle": 8,
+    "bandwidth_mb_s": 2240,
+    "l2_kb": 1024,
+}
+
+
+def a_result(variant: str = "fp32", board: str = "raspberry-pi-4", **changes: Any) -> dict[str, Any]:
+    """One entry of what `edgeml bench -o` writes."""
+    prediction = {"low": 4.0, "predicted": 8.0, "high": 16.0, "method": "prior", "coverage": 1.0, "notes": []}
+    return {
+        "variant": variant,
+        "board": board,
+        "measured": a_measurement(),
+        "predicted": prediction,
+        "memory_mb": {"predicted": 68.0, "steady": 66.0},
+        "environment": {},
+    } | changes
+
+
+def a_benchmark(*results: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """What `edgeml bench -o` writes."""
+    found = list(results) or [a_result()]
+    return {
+        "model": "net.onnx",
+        **found[0],
+        "results": found,
+        "command": "edgeml bench net.onnx",
+        "variants": {one["variant"]: {"bytes": 4_400_000, "digest": "ef" * 32, "work": WORK} for one in found},
+        "boards": {"raspberry-pi-4": PROFILE},
+    } | changes
+
+
 def a_variant(name: str, **changes: Any) -> dict[str, Any]:
     latency = {"p50": 0.004, "p90": 0.0043, "p99": 0.009, "n": 9000, "ci95": [0.0039, 0.0041], "valid": True, "why": ""}
     return {
@@ -15,6 +111,8 @@ def a_variant(name: str, **changes: Any) -> dict[str, Any]:
         "accuracy_drop_upper": 0.0025,
         "parity": {"max_abs": 4.8e-7, "label_flips": 0, "ties": 1, "rows": 359},
         "host_latency_ms": {**latency, "samples": [0.0038 + 0.00001 * k for k in range(40)]},
+        "measurement": a_measurement(),
+        "work": WORK,
         "digest": "ab" * 32,
         "path": f"runs/0123456789ab/variants/{name}.onnx",
         "verdict": "pass",
@@ -34,13 +132,7 @@ def a_board(variant: str, **changes: Any) -> dict[str, Any]:
             "fp32": {"low": 0.01, "predicted": 0.02, "high": 0.04, "memory_mb": 62.0},
             "int8-static-u8s8": {"low": 0.008, "predicted": 0.016, "high": 0.03, "memory_mb": 61.0},
         },
-        "profile": {
-            "title": "Raspberry Pi 4",
-            "core": "Cortex-A72",
-            "cores": 4,
-            "frequency_ghz": 1.8,
-            "ram_mb": 1024,
-        },
+        "profile": PROFILE,
     } | changes
 
 
