@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,17 +11,21 @@ from edgeml.artifacts import FP32, Bundle, Choice, Measurement, OnnxModel, Rows,
 from edgeml.errors import NothingFits, VerificationError
 from edgeml.files import Cache
 from edgeml.pipeline.calibration import known_of
+from edgeml.pipeline.measured import measurements_for
 from edgeml.pipeline.plan import key, versions
 from edgeml.pipeline.runtimes import loadable
 from edgeml.pipeline.subject import Proof, Stopwatch, Subject
+from edgeml.project import Board
+from edgeml.registry import Registry
 
 
 @dataclass(frozen=True)
 class Desk:
-    """Where the work happens: the cache of stages and the watch."""
+    """Where the work happens: the cache of stages, the watch, and the registry that knows what devices measured."""
 
     cache: Cache
     watch: Stopwatch
+    registry: Registry | None = None
 
 
 def prove(model: OnnxModel, subject: Subject, desk: Desk) -> Proof:
@@ -44,7 +49,7 @@ def prove(model: OnnxModel, subject: Subject, desk: Desk) -> Proof:
             raise VerificationError(f"the float model does not agree with its source: {verdicts[FP32].reason}{shown}")
     with watch.stage("bench"):
         measured = desk.cache.stage("bench", run_key, lambda: _measurements(variants, subject))
-        choices = _choices(variants, verdicts, Context(subject, measured))
+        choices = _choices(variants, verdicts, Context(subject, measured, _on_boards(variants, desk.registry)))
         for choice in choices.values():
             watch.say(f"{choice.board}: {choice.reason}")
     with watch.stage("bundle"):
@@ -68,6 +73,7 @@ def prove(model: OnnxModel, subject: Subject, desk: Desk) -> Proof:
 class Context:
     subject: Subject
     measurements: Mapping[str, Measurement]
+    on_boards: Mapping[str, Mapping[str, Measurement]]  # board -> variant, by real devices
 
 
 def _variants(model: OnnxModel, subject: Subject, say: Callable[[str], None]) -> list[Variant | Skipped]:
@@ -127,12 +133,20 @@ def _measurements(variants: Sequence[Variant], subject: Subject) -> dict[str, Me
     return {variant.recipe: bench.measure_here(variant, subject.held_out, starts=1) for variant in variants}
 
 
+def _on_boards(variants: Sequence[Variant], registry: Registry | None) -> Mapping[str, Mapping[str, Measurement]]:
+    """Return what real devices have measured of these very graphs, under the names they have here."""
+    if registry is None:
+        return {}
+    names = {variant.model.digest: variant.recipe for variant in variants}
+    return measurements_for(registry, names)
+
+
 def _choices(variants: Sequence[Variant], verdicts: Mapping[str, Verdict], context: Context) -> dict[str, Choice]:
     choices = {}
     for target in context.subject.project.devices:
         choices[target.board] = bench.choose(
             target,
-            known_of(target.board, rows=context.subject.held_out, threads=target.threads),
+            _known(target, context),
             variants=variants,
             verdicts=list(verdicts.values()),
             measurements=list(context.measurements.values()),
@@ -140,6 +154,17 @@ def _choices(variants: Sequence[Variant], verdicts: Mapping[str, Verdict], conte
     if misses := [choice for choice in choices.values() if not choice.fits]:
         raise NothingFits("; ".join(f"{choice.board}: {choice.reason}" for choice in misses))
     return choices
+
+
+def _known(target: Board, context: Context) -> bench.Known:
+    """Return all that is known of a board, what its devices measured with as many threads included."""
+    known = known_of(target.board, rows=context.subject.held_out, threads=target.threads)
+    found = {
+        name: one
+        for name, one in context.on_boards.get(target.board, {}).items()
+        if one.details["settings"].get("threads", 1) == target.threads
+    }
+    return dataclasses.replace(known, measured=found)
 
 
 @dataclass(frozen=True)

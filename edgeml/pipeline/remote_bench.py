@@ -6,19 +6,20 @@ Commands and the server meet in the registry: the request is a row there, so is 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from edgeml import bench
-from edgeml.artifacts import Measurement, OnnxModel, Rows, Variant
+from edgeml.artifacts import OnnxModel, Rows, Variant
 from edgeml.devices import read_boards
 from edgeml.errors import BenchFailed, NothingFits, UserError
 from edgeml.files import read_bundle
 from edgeml.pipeline.benchmark import COLD_STARTS, BenchOptions, subject, sustained
 from edgeml.pipeline.calibration import known_of
-from edgeml.registry import BenchPatience, BenchRecord, BenchWork, DeviceMeasurement, DeviceRecord, Registry
+from edgeml.pipeline.measured import measurement
+from edgeml.registry import BenchPatience, BenchRecord, BenchWork, DeviceRecord, Registry
 from edgeml.registry.selector import select
 from edgeml_runtime.measure import Plan
 from edgeml_runtime.wire import tensors
@@ -144,51 +145,6 @@ def task_of(record: BenchRecord) -> BenchTask:
     )
 
 
-def measurements_for(
-    registry: Registry, digests: Sequence[str], *, board: str = ""
-) -> Mapping[str, Mapping[str, Measurement]]:
-    """Return board -> variant -> the newest measurement on a real device of graphs with these digests.
-
-    One that is valid goes before a newer one that is not; a variant is named as it was when it was measured.
-    """
-    found: dict[str, dict[str, Measurement]] = {}
-    for one in registry.benches.measurements(digests, board=board):
-        here = found.setdefault(one.board, {})
-        measured = measurement_of(one)
-        if one.variant not in here or (measured.valid and not here[one.variant].valid):
-            here[one.variant] = measured
-    return found
-
-
-def measurements_of_bundle(registry: Registry, bundle: Path) -> Mapping[str, Mapping[str, Measurement]]:
-    """Return `measurements_for` the variants of the bundle at `bundle`."""
-    variants = read_bundle(bundle).manifest.variants
-    return measurements_for(registry, [variant.graph.digest for variant in variants])
-
-
-def measurement_of(one: DeviceMeasurement) -> Measurement:
-    """Return a stored measurement as the artifact; its environment says which device it was."""
-    where = {"device": one.device, "board": one.board, "hardware": dict(one.hardware)}
-    return _measurement(one.variant, one.document, where)
-
-
-def _measurement(variant: str, told: Mapping[str, Any], where: Mapping[str, Any]) -> Measurement:
-    low, high = told["ci95_ms"]
-    return Measurement(
-        variant,
-        told["p50_ms"],
-        told["p90_ms"],
-        told["p99_ms"],
-        told["n"],
-        (low, high),
-        told["valid"],
-        told["why"],
-        tuple(told.get("samples_ms", ())),
-        {**told.get("environment", {}), **where},
-        told,
-    )
-
-
 def _plan(plan: Plan) -> BenchPlan:
     return BenchPlan(**asdict(plan))
 
@@ -228,7 +184,7 @@ def _document(
             continue
         measured = {**job.document, "operators": [_operator(node) for node in map(asdict, job.nodes)]}
         if options.sustained_s:
-            measured["sustained"] = sustained(_measurement(job.name, measured, {}))
+            measured["sustained"] = sustained(measurement(job.name, measured))
         model = models[job.name]
         predicted = _predicted(device.board, Variant(model, job.name, model.digest), rows, options=options)
         results.append(

@@ -123,7 +123,7 @@ class Judge:
         )
         run = key(model.digest, lineage, subject.project, versions())[:12]
         runs, watch = Path(self.before.run_dir).parent, Stopwatch(self.progress)
-        desk = Desk(Cache(runs.parent / "cache"), watch)
+        desk = Desk(Cache(runs.parent / "cache"), watch, self.registry)
         return finish(
             prove(model, subject, desk), subject, Delivery(self.registry, runs / run, watch, "edgeml federate")
         )

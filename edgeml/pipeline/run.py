@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeml.errors import UserError
-from edgeml.pipeline.plan import STAGES, plan_build
+from edgeml.pipeline.plan import STAGES, SUMMARY, plan_build
 from edgeml.project import Board, Project, parse_project
 from edgeml.registry import Registry
 
@@ -53,10 +53,17 @@ def build(project: Project, registry: Registry, options: BuildOptions | None = N
         raise UserError(f"no stage {options.only!r}; the stages are {', '.join(STAGES)}")
     plan = plan_build(project)
     done = None if options.force or options.only else plan.finished()
-    if done is not None and registry.has_release(done["model"], done["release"]):
+    known = done is not None and registry.has_release(done["model"], done["release"])
+    if done is not None and known and not _measured_since(registry, done, plan.folder / SUMMARY):
         return {**done, "cached": True}
     summary: dict[str, Any] = _stages().build(plan, registry, options)
     return summary
+
+
+def _measured_since(registry: Registry, done: dict[str, Any], written: Path) -> bool:
+    """Say whether a device measured a variant of a finished run after its summary was written: that may choose anew."""
+    newest = registry.benches.measurements([variant["digest"] for variant in done["variants"]])
+    return bool(newest) and newest[0].time > written.stat().st_mtime
 
 
 def compile_model(path: Path, registry: Registry, options: CompileOptions) -> dict[str, Any]:

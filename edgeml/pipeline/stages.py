@@ -28,7 +28,7 @@ RANDOM_ROWS = 64  # rows made up for a finished model that came without any
 
 def build(plan: Plan, registry: Registry, options: BuildOptions) -> dict[str, Any]:
     """Run the stages of `plan`, up to `options.only` if given, and return the summary of what was made."""
-    desk = Desk(Cache(plan.work / "cache", refresh=options.force), Stopwatch(options.progress, options.only))
+    desk = Desk(Cache(plan.work / "cache", refresh=options.force), Stopwatch(options.progress, options.only), registry)
     try:
         fitted, model = learn(plan, desk)
         subject = dataclasses.replace(
@@ -96,7 +96,7 @@ def compile_model(path: Path, project: Project, registry: Registry, *, options: 
         watch.say(f"{len(model.data):,} bytes of ONNX; " + ("; ".join(model.notes) or "taken as it is"))
     require_room(folder, ROOM * len(model.data), what=f"the release of {path.name}")
     subject = _finished_subject(model, project, options)
-    proof = prove(model, subject, Desk(Cache(folder / "cache"), watch))
+    proof = prove(model, subject, Desk(Cache(folder / "cache"), watch, registry))
     return finish(proof, subject, Delivery(registry, folder, watch, options.command))
 
 

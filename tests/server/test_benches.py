@@ -24,9 +24,10 @@ from edgeml.artifacts import Bundle, OnnxModel
 from edgeml.bench.calibrate.reference import ds_cnn
 from edgeml.cli import edgeml as cli
 from edgeml.errors import BenchFailed, NotFound, NothingFits, UserError
-from edgeml.files import write_bundle
+from edgeml.files import read_bundle, write_bundle
 from edgeml.pipeline.benchmark import BenchOptions
-from edgeml.pipeline.remote_bench import bench_on, measurements_of_bundle, reachable, refuse_too_large, wait
+from edgeml.pipeline.measured import measurements_for
+from edgeml.pipeline.remote_bench import bench_on, reachable, refuse_too_large, wait
 from edgeml.registry import BenchPatience, BenchRecord, BenchWork, DeviceRecord, Registry
 from edgeml.server.errand import End, Errand
 from edgeml.transport import Broker, start_broker
@@ -185,7 +186,7 @@ def test_every_variant_of_a_bundle_is_measured_on_the_device_and_kept_with_its_h
     assert found["failed"] == {}
     assert any("running" in line for line in said)
 
-    kept = measurements_of_bundle(registry, bundle)
+    kept = measurements_for(registry, [one.graph.digest for one in read_bundle(bundle).manifest.variants])
     assert set(kept) == {"raspberry-pi-4"}
     assert set(kept["raspberry-pi-4"]) == {"fp32", "int8-static-u8s8"}
     measured = kept["raspberry-pi-4"]["fp32"]
