@@ -10,16 +10,18 @@ from edgeml.registry import DeviceMeasurement, Registry
 
 
 def measurements_for(
-    registry: Registry, digests: Mapping[str, str] | Iterable[str], *, board: str = ""
+    registry: Registry, digests: Mapping[str, str] | Iterable[str], *, board: str = "", threads: int = 0
 ) -> Mapping[str, Mapping[str, Measurement]]:
     """Return board -> variant -> the newest measurement on a real device of graphs with these digests.
 
     One that is valid goes before a newer one that is not. A variant is named as `digests` names it, where that is a
-    mapping from digest to name, else as it was when it was measured.
+    mapping from digest to name, else as it was when it was measured. `board` and `threads`, where given, are asked for.
     """
     names = digests if isinstance(digests, Mapping) else {}
     found: dict[str, dict[str, Measurement]] = {}
     for one in registry.benches.measurements(list(digests), board=board):
+        if threads and one.document["settings"].get("threads", 1) != threads:
+            continue
         here, name = found.setdefault(one.board, {}), names.get(one.digest, one.variant)
         if name not in here or (one.document["valid"] and not here[name].valid):
             here[name] = measurement_of(one, name)

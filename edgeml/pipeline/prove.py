@@ -49,7 +49,7 @@ def prove(model: OnnxModel, subject: Subject, desk: Desk) -> Proof:
             raise VerificationError(f"the float model does not agree with its source: {verdicts[FP32].reason}{shown}")
     with watch.stage("bench"):
         measured = desk.cache.stage("bench", run_key, lambda: _measurements(variants, subject))
-        choices = _choices(variants, verdicts, Context(subject, measured, _on_boards(variants, desk.registry)))
+        choices = _choices(variants, verdicts, Context(subject, measured, desk.registry))
         for choice in choices.values():
             watch.say(f"{choice.board}: {choice.reason}")
     with watch.stage("bundle"):
@@ -73,7 +73,7 @@ def prove(model: OnnxModel, subject: Subject, desk: Desk) -> Proof:
 class Context:
     subject: Subject
     measurements: Mapping[str, Measurement]
-    on_boards: Mapping[str, Mapping[str, Measurement]]  # board -> variant, by real devices
+    registry: Registry | None
 
 
 def _variants(model: OnnxModel, subject: Subject, say: Callable[[str], None]) -> list[Variant | Skipped]:
@@ -133,20 +133,12 @@ def _measurements(variants: Sequence[Variant], subject: Subject) -> dict[str, Me
     return {variant.recipe: bench.measure_here(variant, subject.held_out, starts=1) for variant in variants}
 
 
-def _on_boards(variants: Sequence[Variant], registry: Registry | None) -> Mapping[str, Mapping[str, Measurement]]:
-    """Return what real devices have measured of these very graphs, under the names they have here."""
-    if registry is None:
-        return {}
-    names = {variant.model.digest: variant.recipe for variant in variants}
-    return measurements_for(registry, names)
-
-
 def _choices(variants: Sequence[Variant], verdicts: Mapping[str, Verdict], context: Context) -> dict[str, Choice]:
     choices = {}
     for target in context.subject.project.devices:
         choices[target.board] = bench.choose(
             target,
-            _known(target, context),
+            _known(target, variants, context),
             variants=variants,
             verdicts=list(verdicts.values()),
             measurements=list(context.measurements.values()),
@@ -156,15 +148,14 @@ def _choices(variants: Sequence[Variant], verdicts: Mapping[str, Verdict], conte
     return choices
 
 
-def _known(target: Board, context: Context) -> bench.Known:
-    """Return all that is known of a board, what its devices measured with as many threads included."""
+def _known(target: Board, variants: Sequence[Variant], context: Context) -> bench.Known:
+    """Return all that is known of a board, what its devices measured of these graphs with as many threads included."""
     known = known_of(target.board, rows=context.subject.held_out, threads=target.threads)
-    found = {
-        name: one
-        for name, one in context.on_boards.get(target.board, {}).items()
-        if one.details["settings"].get("threads", 1) == target.threads
-    }
-    return dataclasses.replace(known, measured=found)
+    if context.registry is None:
+        return known
+    names = {variant.model.digest: variant.recipe for variant in variants}
+    found = measurements_for(context.registry, names, board=target.board, threads=target.threads)
+    return dataclasses.replace(known, measured=found.get(target.board, {}))
 
 
 @dataclass(frozen=True)
