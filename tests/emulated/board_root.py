@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import functools
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -270,6 +271,16 @@ def _mirror() -> str:
                 return address
         _run(["apt-get", "update", "-qq"], what="refresh apt's lists")
     raise CannotEmulate(f"apt has no source for {_suite()}: apt-get indextargets names none")
+
+
+def resolve(version: str) -> list[str]:
+    """Return the aarch64 wheels that pip chooses for the agent on Python `version`, by our pins; installs nothing."""
+    with _built_agent() as own, tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        words = ["--dry-run", "--ignore-installed", "--report", report, "--constraint", PROJECT / "constraints.txt"]
+        _pip("install", *words, "--target", folder, own, version=version)
+        chosen = json.loads(report.read_text(encoding="utf-8"))["install"]
+    return [Path(item["download_info"]["url"]).name for item in chosen]
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from edgeml.registry import Release
 from edgeml_runtime.doctor import CHECKS
 from edgeml_runtime.wire import tensors
 from edgeml_runtime.wire.manifest import blob_of
-from tests.emulated.board_root import BOARDS, Emulated
+from tests.emulated.board_root import BOARDS, Emulated, resolve
 from tests.emulated.fleet import Device, Fleet, bounds, here, until
 
 pytestmark = pytest.mark.emulated
@@ -195,7 +196,14 @@ def test_a_federated_round_over_three_cores_ends_in_a_verified_release(
     assert told["after"] > told["before"] and told["released"], told
 
 
+def test_the_pins_have_wheels_for_the_next_debians_python_too() -> None:
+    """Raspberry Pi OS 13 has Python 3.13; an installation there must not end in a compiler."""
+    wheels = resolve("3.13")
+    assert f"onnxruntime-{pinned('onnxruntime')}-cp313-cp313" in " ".join(wheels)
+    assert all("aarch64" in name or name.endswith("-none-any.whl") for name in wheels), wheels
+
+
 def test_the_command_prints_what_it_made(emulated: dict[str, Emulated]) -> None:
-    for board in emulated.values():
-        done = subprocess.run([board.python, "-c", "print(6 * 7)"], capture_output=True, text=True, check=True)
-        assert done.stdout == "42\n"
+    command = [sys.executable, "-m", "tests.emulated.board_root"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines() == [f"{board.cpu} {board.python}" for board in emulated.values()]

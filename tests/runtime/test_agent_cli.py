@@ -252,3 +252,6 @@ def test_the_unit_is_one_that_systemd_understands(tmp_path: Path) -> None:
     )
     about_us = [line for line in done.stderr.splitlines() if "edgeml-agent" in line]
     assert done.returncode == 0 and about_us == [], done.stderr
+    score = [verifier, "security", "--offline=true", "--threshold=20", copy]  # tenths: at most 2.0 of 10
+    done = subprocess.run(score, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout[-300:]

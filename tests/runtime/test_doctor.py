@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -306,9 +307,68 @@ def test_a_list_of_processors_is_counted_however_the_kernel_writes_it(numbers: s
     assert processors(text) == len(numbers)
 
 
-@given(st.text())
+LIST_LIKE = st.text(alphabet="0123456789-,²٣ \n")
+FILES_OF = {
+    "architecture": ["proc/cpuinfo", "proc/device-tree/model"],
+    "cpu list": [f"{CPU}/possible", f"{CPU}/present"],
+    "threads": [f"{CPU}/online"],
+    "governor": [f"{CLOCK}/{name}" for name in ("scaling_governor", "scaling_max_freq", "cpuinfo_max_freq")],
+    "power": [power.THROTTLED],
+    "temperature": ["sys/class/thermal/thermal_zone0/temp"],
+    "memory": ["proc/meminfo"],
+    "swap": ["proc/meminfo"],
+    "memory limits": ["sys/fs/cgroup/cgroup.controllers", "proc/cgroups"],
+}
+LINES = st.sampled_from(["MemTotal: ", "MemAvailable:", "SwapTotal: -1 kB", "memory\t", "CPU part\t:", "0x", " kB\n"])
+
+
+@given(st.lists(LINES | LIST_LIKE | st.text(max_size=20)).map("".join))
 def test_no_text_in_the_kernels_files_ends_the_doctor(text: str) -> None:
-    assert processors(text) >= 0
+    with tempfile.TemporaryDirectory() as folder:
+        for name, paths in FILES_OF.items():
+            machine = a_machine(Path(folder), {path: text.encode(errors="replace") for path in paths})
+            found = CHECKS[name](machine)
+            assert (found.level == "ok") == (not found.fix), found
+
+
+def a_program(folder: Path, script: str) -> dict[str, str]:
+    """Return an environment in which `vcgencmd` is `script`."""
+    folder.mkdir()
+    (folder / "vcgencmd").write_text("#!/bin/sh\n" + script)
+    (folder / "vcgencmd").chmod(0o755)
+    return {"PATH": f"{folder}:/usr/bin:/bin"}
+
+
+@pytest.mark.parametrize(
+    ("script", "level", "says"),
+    [
+        ("echo throttled=0x0", "ok", "no under-voltage"),
+        ("echo throttled=0x1", "fail", "now: under-voltage"),
+        ("echo throttled=0x20000", "warn", "since boot: clock capped"),
+        ("echo no such thing", "ok", "does not tell"),
+        ("echo VCHI initialization failed >&2; exit 255", "warn", "may not ask the firmware: VCHI"),
+    ],
+)
+def test_the_firmware_is_asked_where_the_kernel_has_no_file(script: str, level: str, says: str, tmp_path: Path) -> None:
+    environ = a_program(tmp_path / "bin", script)
+    found = power.power(a_machine(tmp_path, {power.THROTTLED: None}, environ=environ))
+    assert (found.level, says in found.detail) == (level, True), found
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+def test_a_folder_of_another_user_is_told_and_hides_nothing_else() -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from edgeml_runtime.doctor import CHECKS, Machine;"
+        "from edgeml_runtime.doctor.examine import ask; os.setuid(65534); machine = Machine(state=Path(sys.argv[1]));"
+        "found = [ask(CHECKS[name], machine) for name in ('disk', 'python')];"
+        "print(found[0].level, found[0].fix.split()[0], found[1].level)"
+    )
+    with tempfile.TemporaryDirectory() as folder:  # the tests' own folders are closed to others as a whole
+        Path(folder).chmod(0o700)
+        command = [sys.executable, "-c", code, str(Path(folder) / "state")]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT / "runtime")}
+        done = subprocess.run(command, capture_output=True, text=True, cwd="/", env=environment, check=False)
+    assert done.stdout.split() == ["fail", "sudo", "ok"], done
 
 
 def test_the_doctor_opens_nothing_that_could_kill_it() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgeml_runtime.config import Config, read_config
 from edgeml_runtime.doctor import power, room, service, system, wheel
-from edgeml_runtime.doctor.machine import Finding, Machine
+from edgeml_runtime.doctor.machine import Finding, Machine, fail
 from edgeml_runtime.errors import AgentRefused
 
 CHECKS: dict[str, Callable[[Machine], Finding]] = {
@@ -64,4 +64,13 @@ def examine(state: Path, *, root: Path = Path("/")) -> list[Check]:
     except AgentRefused as error:
         why = str(error)
     machine = Machine(state=state, config=config, not_enrolled=why, root=root)
-    return [Check(name, check(machine)) for name, check in CHECKS.items()]
+    return [Check(name, ask(check, machine)) for name, check in CHECKS.items()]
+
+
+def ask(check: Callable[[Machine], Finding], machine: Machine) -> Finding:
+    """Return what `check` finds; a folder of another user must not hide what the others find."""
+    try:
+        return check(machine)
+    except OSError as error:
+        detail = f"cannot be looked at: {error.filename or machine.state}: {error.strerror}"
+        return fail(detail, fix=f"sudo -u $(stat -c %U {machine.state}) edgeml-agent doctor --state {machine.state}")

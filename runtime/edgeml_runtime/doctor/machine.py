@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from edgeml_runtime.config import Config
 
 Level = Literal["ok", "warn", "fail"]
 PROCESSORS = "sys/devices/system/cpu"
+NUMBER = "-?[0-9]{1,18}"
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Machine:
 
     def number(self, path: str) -> int | None:
         text = self.read(path)
-        return int(text) if text.lstrip("-").isdigit() else None
+        return int(text) if re.fullmatch(NUMBER, text) else None
 
     def glob(self, pattern: str) -> list[str]:
         """Return the paths below the root that match, relative to it, in order."""
@@ -98,10 +100,8 @@ class Machine:
 
     def meminfo_mib(self, name: str) -> int | None:
         """Return a line of /proc/meminfo in MiB."""
-        for line in self.read("proc/meminfo").splitlines():
-            if line.startswith(name + ":"):
-                return int(line.split()[1]) >> 10
-        return None
+        found = re.search(rf"^{name}:\s+([0-9]{{1,18}}) kB$", self.read("proc/meminfo"), flags=re.MULTILINE)
+        return int(found[1]) >> 10 if found else None
 
 
 def processors(text: str) -> int:
@@ -112,5 +112,5 @@ def processors(text: str) -> int:
     >>> processors("")
     0
     """
-    ranges = [part.split("-") for part in text.split(",") if part.replace("-", "").isdigit()]
-    return sum(int(ends[-1]) - int(ends[0]) + 1 for ends in ranges)
+    parts = (re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part) for part in text.split(","))
+    return sum(int(ends[2] or ends[1]) - int(ends[1]) + 1 for ends in parts if ends)

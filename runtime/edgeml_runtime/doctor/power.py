@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 
@@ -11,6 +12,7 @@ OWN_GOVERNORS = ("intel_pstate", "amd-pstate", "amd-pstate-epp")  # their "power
 THROTTLED = "sys/devices/platform/soc/soc:firmware/get_throttled"
 BITS = {0: "under-voltage", 1: "clock capped", 2: "throttled", 3: "soft temperature limit"}  # 16-19: since boot
 HISTORY = 16
+ASK_S = 5.0
 WARM_C, HOT_C = 75.0, 80.0  # a Raspberry Pi throttles at 80
 SUPPLY = (
     "use the board's own power supply and a short, thick cable (Pi 4: 5.1 V 3 A, Pi 5: 5.1 V 5 A), then: sudo reboot"
@@ -35,11 +37,14 @@ def governor(machine: Machine) -> Finding:
 
 
 def power(machine: Machine) -> Finding:
-    bits = _throttle_bits(machine)
-    if bits is None:
+    said, silent = _throttle_bits(machine)
+    if silent:
+        return warn(silent, fix="sudo usermod -aG video $(id -un), then log in again")
+    if not re.fullmatch("(0x)?[0-9a-fA-F]{1,8}", said):
         return ok("this machine does not tell")
+    bits = int(said, 16)
     now, before = _words(bits), _words(bits >> HISTORY)
-    fix = COOLING if not bits & (1 << 0 | 1 << HISTORY) else SUPPLY
+    fix = SUPPLY if bits & (1 << 0 | 1 << HISTORY) else COOLING
     if now:
         return fail(f"now: {now} (get_throttled {bits:#x})", fix=fix)
     if before:
@@ -60,16 +65,19 @@ def temperature(machine: Machine) -> Finding:
     return ok(f"{hottest:.1f} C")
 
 
-def _throttle_bits(machine: Machine) -> int | None:
-    """Return the firmware's bits from the kernel's file, or from `vcgencmd` on the running machine."""
-    text = machine.read(THROTTLED)
-    if not text and machine.root.samefile("/") and (program := shutil.which("vcgencmd")):
-        done = subprocess.run([program, "get_throttled"], capture_output=True, text=True, timeout=5, check=False)
-        text = done.stdout.strip().partition("=")[2] if done.returncode == 0 else ""
+def _throttle_bits(machine: Machine) -> tuple[str, str]:
+    """Return the firmware's bits from the kernel's file or from `vcgencmd`, and why it would not say them."""
+    text, program = machine.read(THROTTLED), shutil.which("vcgencmd", path=machine.environ.get("PATH"))
+    if text or program is None:
+        return text, ""
     try:
-        return int(text, 16)
-    except ValueError:
-        return None
+        done = subprocess.run([program, "get_throttled"], capture_output=True, text=True, timeout=ASK_S, check=False)
+    except subprocess.TimeoutExpired:
+        return "", f"vcgencmd does not answer within {ASK_S:.0f} s"
+    if done.returncode:
+        last = (done.stderr.strip() or done.stdout.strip() or f"status {done.returncode}").splitlines()[-1]
+        return "", f"vcgencmd may not ask the firmware: {last[:200]}"
+    return done.stdout.strip().partition("=")[2], ""
 
 
 def _words(bits: int) -> str:

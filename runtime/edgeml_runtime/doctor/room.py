@@ -45,7 +45,7 @@ def memory_limits(machine: Machine) -> Finding:
     """Raspberry Pi OS boots with cgroup_disable=memory, and systemd's memory limits then do nothing, silently."""
     controllers = machine.read("sys/fs/cgroup/cgroup.controllers").split()
     first_version = [line.split() for line in machine.read("proc/cgroups").splitlines() if line.startswith("memory\t")]
-    if "memory" in controllers or any(fields[-1] == "1" for fields in first_version):
+    if "memory" in controllers or any(fields[-1:] == ["1"] for fields in first_version):
         return ok("the kernel can limit a service's memory")
     return warn(
         "the kernel's memory cgroup is off: MemoryMax and MemoryHigh do nothing; LimitDATA, which the unit sets, works",
