@@ -51,6 +51,11 @@ def test_a_result_arrives_as_it_was_sent() -> None:
     assert decode_result(encode_result(a_result()), a_task()) == a_result()
 
 
+def test_a_quantile_for_which_the_queries_were_too_few_may_be_absent() -> None:
+    few = a_result(jobs=(JobResult(name="benchmark", document={**TIMES, "p999_ms": None}, nodes=(NODE,)),))
+    assert decode_result(encode_result(few), a_task()).jobs[0].document.get("p999_ms") is None
+
+
 def test_a_job_that_failed_needs_no_numbers() -> None:
     failed = a_result(jobs=(JobResult(name="benchmark", reason="IllegalInstruction", detail="SIGILL"),))
     assert decode_result(encode_result(failed), a_task()).jobs[0].reason == "IllegalInstruction"
@@ -72,6 +77,7 @@ def spoil(**changes: Any) -> Callable[[dict[str, Any]], None]:
         (spoil(p50_ms=-1.0), "p50_ms is -1.0, no time"),
         (spoil(p50_ms="1"), "p50_ms is '1', no time"),
         (spoil(p50_ms=True), "p50_ms is True, no time"),
+        (spoil(p999_ms="x"), "p999_ms is 'x', no time"),
         (spoil(p90_ms=0.5), "quantiles that fall"),
         (spoil(ci95_ms=[1]), "ci95_ms is"),
         (spoil(n=1.5), "n is missing or no int"),
