@@ -1,6 +1,7 @@
 """The prior's rooflines: the published table, the fit to it, and what it says of every board."""
 
 import csv
+import dataclasses
 from importlib import resources
 
 import numpy as np
@@ -16,7 +17,7 @@ from edgeml.bench.predict.transfer import LEVELS, ms_of, scales_for
 from edgeml.devices import find_board, shipped_boards
 from edgeml.graph.proto import load
 
-PI_4 = find_board("raspberry-pi-4")
+PI_4, N100 = find_board("raspberry-pi-4"), find_board("n100")
 TABLE = list(csv.DictReader((resources.files("edgeml.bench.predict") / "published.csv").read_text().splitlines()))
 
 
@@ -99,11 +100,11 @@ def test_networks_left_out_of_a_boards_table_are_predicted(board: str, most: flo
 
 
 def test_onnxruntimes_own_published_times_lie_in_the_range_that_other_runtimes_give():
-    five = find_board("raspberry-pi-5")
+    (five,) = machines_of(find_board("raspberry-pi-5"))
     own = [row for row in published.read_published() if row.runtime == "onnxruntime"]
     assert own
     for row in own:
-        scales = scales_for(five.name, five.core, "dot-product", precision="fp32")
+        scales = scales_for(five, "fp32")
         ms, spread = ms_of(published.read_works()[row.model].row(), five, scales, precision="fp32", threads=4)
         assert ms / np.exp(1.645 * spread) < row.ms < ms * np.exp(1.645 * spread)
 
@@ -140,8 +141,20 @@ def test_more_work_is_never_faster(board: str):
 
 
 def test_the_nearest_rows_speak_for_a_board():
-    assert scales_for("raspberry-pi-4", "Cortex-A72", "out-of-order", precision="fp32").level == "board"
-    assert scales_for("some-other-a72", "Cortex-A72", "out-of-order", precision="fp32").level == "core"
-    assert scales_for("some-a510", "Cortex-A510", "in-order", precision="fp32").level == "kind"
-    assert scales_for("nobody-knows", None, "of its own", precision="fp32").level is None
-    assert LEVELS["board"] < LEVELS["core"] < LEVELS["kind"]
+    four = machines_of(find_board("raspberry-pi-4"))[0]
+    for changes, level in (
+        ({}, "board"),
+        ({"name": "some-module"}, "soc"),
+        ({"name": "some-other", "soc": "RK3399"}, "core"),
+        ({"name": "some-other", "soc": None, "core": "Cortex-A73"}, "kind"),
+    ):
+        assert scales_for(dataclasses.replace(four, **changes), "fp32").level == level
+    assert LEVELS["board"] < LEVELS["soc"] < LEVELS["core"] <= LEVELS["kind"]
+
+
+def test_a_board_whose_profile_leaves_facts_out_is_still_held_to_its_own_timings():
+    known = published.read_works()["EfficientDet-lite0"].row()
+    tried = [ms_of(known, m, scales_for(m, "fp32"), precision="fp32", threads=1)[0] for m in machines_of(N100)]
+    assert len(tried) > 1
+    assert max(tried) / min(tried) < 1.1
+    assert np.mean(tried) == pytest.approx(76.6, rel=0.1)  # as published

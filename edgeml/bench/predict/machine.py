@@ -21,6 +21,7 @@ class Machine:
     """A board as predictions see it: the facts of DeviceProfile that rates come from, none of them unknown."""
 
     name: str
+    soc: str | None
     core: str | None
     pipeline: Pipeline
     dot_product: bool
@@ -32,7 +33,7 @@ class Machine:
     l2_kb: int
 
 
-NEEDED = tuple(field.name for field in fields(Machine) if field.name not in ("name", "core", "l2_kb"))
+NEEDED = tuple(field.name for field in fields(Machine) if field.name not in ("name", "soc", "core", "l2_kb"))
 
 
 def machines_of(board: DeviceProfile) -> tuple[Machine, ...]:
@@ -50,9 +51,8 @@ def unknown_of(board: DeviceProfile) -> tuple[str, ...]:
 def _machine(board: DeviceProfile, donor: DeviceProfile) -> Machine:
     facts = {name: getattr(donor if getattr(board, name) is None else board, name) for name in NEEDED}
     core = board.core or (donor.core if board.pipeline is None else None)
-    return Machine(
-        name=board.name, core=core, **facts, l2_kb=board.l2_kb or (donor.l2_kb if board.cores is None else None) or 0
-    )
+    l2_kb = board.l2_kb or (donor.l2_kb if board.cores is None else None) or 0
+    return Machine(name=board.name, soc=board.soc, core=core, **facts, l2_kb=l2_kb)
 
 
 def _donors(board: DeviceProfile) -> Sequence[DeviceProfile]:

@@ -70,7 +70,7 @@ def _parts(work: Cost, board: Machine, threads: int) -> Parts:
         row = _convolutions(work_of(work, int8=int8))
         if row.any():
             precision = "int8" if int8 else "fp32"
-            scales = scales_for(board.name, board.core, prior.kind_of(board), precision=precision)
+            scales = scales_for(board, precision)
             ms, spread = ms_of(row, board, scales, precision=precision, threads=threads)
             ms /= _activations(work, board) if int8 else 1.0
             published, weighted = published + ms, weighted + ms * spread

@@ -20,10 +20,12 @@ from edgeml.bench.predict import prior
 from edgeml.bench.predict.machine import Machine, known_machines
 from edgeml.bench.predict.published import Fit, Row, counted, fits, read_published
 
-Level = Literal["board", "core", "kind"]
+Level = Literal["board", "soc", "core", "kind"]
 # standard deviations of the logarithm, from benchmarks/results/predict_published.md
 RUNTIMES = 0.27  # between runtimes on one board, one model
-LEVELS: dict[Level, float] = {"board": 0.0, "core": 0.15, "kind": 0.25}  # of the way from another board
+# of the way from another board: 0.33 over 16 ways, those between boards of one core no shorter; the same chip with
+# another clock and memory is a judgement
+LEVELS: dict[Level, float] = {"board": 0.0, "soc": 0.15, "core": 0.33, "kind": 0.33}
 COUNTED = math.log(2.0) / 1.645  # of what only counting tells: 24 of 25 timings lay within a factor of two of it
 THREADS = 0.15  # where only one thread was timed, and another count is asked
 
@@ -47,25 +49,31 @@ class Scales:
 
 
 @functools.cache
-def scales_for(name: str, core: str | None, kind: str, *, precision: str) -> Scales:
-    """Return the fits that speak for the board `name` with a core of such a kind, from the nearest level with any."""
+def scales_for(machine: Machine, precision: str) -> Scales:
+    """Return the fits that speak for `machine`, from the nearest level that has any."""
+    kind = prior.kind_of(machine)
     levels: tuple[tuple[Level, Callable[[Row], bool]], ...] = (
-        ("board", lambda row: row.board == name),
-        ("core", lambda row: row.core == core),
+        ("board", lambda row: row.board == machine.name),
+        ("soc", lambda row: machine.soc is not None and _soc(row.board) == machine.soc),
+        ("core", lambda row: row.core == machine.core),
         ("kind", lambda row: _kind(row.board) == kind),
     )
     for level, speaks in levels:
-        found = scales_of(level, [row for row in read_published() if speaks(row)], precision)
+        rows = [row for row in read_published() if speaks(row)]
+        found = scales_of(level, rows, precision, itself=machine if level == "board" else None)
         if found.one or found.all:
             return found
     return Scales(None, (), (), 1)
 
 
-def scales_of(level: Level, rows: Sequence[Row], precision: str) -> Scales:
-    """Return the fits to `rows`, timings on boards that are as near as `level` says."""
+def scales_of(level: Level, rows: Sequence[Row], precision: str, *, itself: Machine | None = None) -> Scales:
+    """Return the fits to `rows`, timings on boards that are as near as `level` says, or on the board `itself`.
+
+    The latter may be a guess where its profile leaves facts out: its own timings put that right.
+    """
     one, all_, many = list[Fit](), list[Fit](), 1
     for name in sorted({row.board for row in rows}):
-        board = _known(name)
+        board = itself or _known(name)
         if board is None:
             continue
         own = [row for row in rows if row.board == name]
@@ -79,6 +87,11 @@ def scales_of(level: Level, rows: Sequence[Row], precision: str) -> Scales:
 def _kind(name: str) -> str:
     board = _known(name)
     return prior.kind_of(board) if board is not None else ""
+
+
+def _soc(name: str) -> str | None:
+    board = _known(name)
+    return board.soc if board is not None else None
 
 
 def _known(name: str) -> Machine | None:
