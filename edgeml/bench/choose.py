@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgeml.artifacts import FP32, Choice, Measurement, Prediction, Variant, Verdict
 from edgeml.bench.predict import Known, predict_for
@@ -45,7 +45,7 @@ def choose(
     takes the place of a prediction; `measurements` of this machine only go into the reason.
     """
     passed = {verdict.recipe for verdict in verdicts if verdict.passed}
-    predictions = {v.recipe: predict_for(v, known) for v in variants if v.recipe in passed}
+    predictions = _predictions([variant for variant in variants if variant.recipe in passed], known)
     if not predictions:
         failed = "; ".join(f"{verdict.recipe} {verdict.reason}" for verdict in verdicts) or "there is none"
         return Choice(target.board, "", False, f"no variant passed verification: {failed}", {})
@@ -76,11 +76,37 @@ def ratio(one: Prediction, other: Prediction) -> tuple[float, float, float]:
     return middle / factor, middle, middle * factor
 
 
+def _predictions(variants: Sequence[Variant], known: Known) -> dict[str, Prediction]:
+    """Return by variant what is known of its time; what was measured of some also tells of the others.
+
+    The error of a prediction is shared with its siblings': given that theirs was r (logarithm, in the mean), it is
+    expected to be SHARED r, and what is left of its spread is sqrt(1 - SHARED^2) of it.
+    """
+    found = {variant.recipe: predict_for(variant, known) for variant in variants}
+    measured = [variant for variant in variants if found[variant.recipe].method == "measured"]
+    if not measured or len(measured) == len(variants) or known.profile is None:
+        return found
+    blind = {variant.recipe: predict_for(variant, replace(known, measured={})) for variant in measured}
+    errors = [math.log(found[name].predicted / one.predicted) for name, one in blind.items()]
+    shift = math.exp(SHARED * sum(errors) / len(errors))
+    note = (
+        f"{' and '.join(blind)} took {math.exp(sum(errors) / len(errors)):.2g} of its prediction there: shifted by it"
+    )
+    for name in found.keys() - blind.keys():
+        one = found[name]
+        middle = shift * one.predicted
+        factor = math.exp(Z90 * spread(one) * math.sqrt(1 - SHARED**2))
+        found[name] = replace(
+            one, low=middle / factor, predicted=middle, high=middle * factor, notes=(*one.notes, note)
+        )
+    return found
+
+
 def _best(
     fitting: Mapping[str, Prediction], standings: Mapping[str, Standing], failure: Verdict | None
 ) -> tuple[str, str]:
     """Return the winner among what fits best, and why."""
-    small = sorted((name for name in fitting if name != FP32), key=lambda name: fitting[name].predicted)
+    small = sorted((name for name in fitting if name != FP32), key=lambda name: _order(fitting[name]))
     if FP32 not in fitting:
         why = f"fp32 {' and '.join(standings[FP32].broken)}" if FP32 in standings else "fp32 did not pass verification"
         return small[0], f"{small[0]} fits: {_numbers(fitting[small[0]])}; {why}"
@@ -105,6 +131,11 @@ def _best(
         else f"and its {low:.2f} to {high:.2f} of fp32's time may be no gain: measure it on the board"
     )
     return FP32, f"fp32 ships: no compressed variant wins, {share}, {doubt}; {_numbers(full)}"
+
+
+def _order(prediction: Prediction) -> tuple[bool, float]:
+    """Return what variants are ordered by: what was measured goes before what is predicted, then the fastest."""
+    return prediction.method != "measured", prediction.predicted
 
 
 def _standing(named: tuple[str, Prediction], target: Board, known: Known) -> Standing:

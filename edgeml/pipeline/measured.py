@@ -15,17 +15,22 @@ def measurements_for(
     """Return board -> variant -> the newest measurement on a real device of graphs with these digests.
 
     One that is valid goes before a newer one that is not. A variant is named as `digests` names it, where that is a
-    mapping from digest to name, else as it was when it was measured. `board` and `threads`, where given, are asked for.
+    mapping from digest to name, else as it was when it was measured. `board` and `threads`, where given, are asked for; with
+    `threads` only what was asked one row at a time, as predictions are.
     """
     names = digests if isinstance(digests, Mapping) else {}
     found: dict[str, dict[str, Measurement]] = {}
     for one in registry.benches.measurements(list(digests), board=board):
-        if threads and one.document["settings"].get("threads", 1) != threads:
+        if threads and (one.document["settings"].get("threads", 1), *_asked(one)) != (threads, "single-stream", 1):
             continue
         here, name = found.setdefault(one.board, {}), names.get(one.digest, one.variant)
         if name not in here or (one.document["valid"] and not here[name].valid):
             here[name] = measurement_of(one, name)
     return found
+
+
+def _asked(one: DeviceMeasurement) -> tuple[str, int]:
+    return one.document.get("scenario", "single-stream"), one.document.get("rows", 1)
 
 
 def measurement_of(one: DeviceMeasurement, variant: str = "") -> Measurement:

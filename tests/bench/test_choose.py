@@ -101,6 +101,24 @@ def test_a_variant_that_surely_keeps_the_limit_is_taken_before_one_that_may_brea
     assert "fp32 is predicted at" in choice.reason
 
 
+def test_what_was_measured_of_one_variant_tells_of_the_others(variants):
+    full, small = (bench.predict(variant.model, PI_4) for variant in variants)
+    choice = chosen(variants, [a_measurement(FP32, 3 * full.predicted)])
+    told = choice.predictions[INT8]
+    assert told.method == "prior"
+    assert told.predicted == pytest.approx(3**SHARED * small.predicted)
+    assert spread(told) == pytest.approx((1 - SHARED**2) ** 0.5 * spread(small))
+    assert any("fp32 took 3 of its prediction there" in note for note in told.notes)
+
+
+def test_a_measured_int8_goes_before_one_that_is_only_predicted_faster():
+    every = a_product()[0]
+    found = [a_measurement(FP32, 50.0), a_measurement("int8-static-s8s8", 20.0)]
+    choice = chosen(every, found)
+    assert choice.variant == "int8-static-s8s8"
+    assert "is measured there 2.5x as fast" in choice.reason
+
+
 def test_a_measured_limit_is_judged_by_the_p90(variants):
     assert chosen(variants[:1], [a_measurement(FP32, 3.0, p90=4.4)], latency_p90_ms=4.5).fits
     late = chosen(variants[:1], [a_measurement(FP32, 3.0, p90=4.6)], latency_p90_ms=4.5)

@@ -13,6 +13,7 @@ from edgeml import bench, graph
 from edgeml.bench.calibrate.blocks import Builder
 from edgeml.bench.calibrate.reference import REFERENCES
 from edgeml.bench.predict import published, works
+from edgeml.bench.predict.machine import machines_of
 from edgeml.bench.predict.transfer import LEVELS, ms_of, scales_for
 from edgeml.devices import find_board, shipped_boards
 from edgeml.graph.proto import load

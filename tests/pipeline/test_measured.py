@@ -18,7 +18,7 @@ def a_measurement(digest: str, **changes: Any) -> DeviceMeasurement:
     document = {
         "p50_ms": p50, "p90_ms": p50 * 1.1, "p99_ms": p50 * 1.2, "n": 100, "ci95_ms": [p50 * 0.99, p50 * 1.01],
         "valid": changes.pop("valid", True), "why": "", "settings": {"threads": changes.pop("threads", 1)},
-        "environment": {"cores": 4},
+        "environment": {"cores": 4}, "scenario": changes.pop("scenario", "single-stream"), "rows": changes.pop("rows", 1),
     }  # fmt: skip
     told = {"bench": "b1", "device": "pi-7", "board": BOARD, "model": "m", "variant": "fp32", "digest": digest}
     return DeviceMeasurement(**{**told, "time": 1.0, "agent": "0.1", "hardware": {}, "document": document, **changes})
@@ -57,3 +57,10 @@ def test_what_a_device_measured_decides_a_build_if_it_ran_as_many_threads(tmp_pa
     registry.benches.keep([a_measurement(digest, threads=1, bench="b2", p50=7.0, time=2.0)])
     told = compile_model(model, registry, options)["devices"][BOARD]["latency_ms"]
     assert (told["method"], told["predicted"]) == ("measured", 7.0)
+
+
+def test_what_was_asked_in_batches_is_not_compared_with_a_prediction_of_one_row(tmp_path: Path) -> None:
+    registry = Registry.open(tmp_path / "registry")
+    registry.benches.keep([a_measurement("a", scenario="offline", rows=64)])
+    assert measurements_for(registry, ["a"])
+    assert not measurements_for(registry, ["a"], threads=1)
