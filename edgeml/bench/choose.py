@@ -17,7 +17,7 @@ from edgeml.bench.predict.combine import Z90, spread
 from edgeml.project import Board
 
 CLEARLY = 0.9  # of fp32's time: less than 10 % faster is not worth a second graph to look after
-# correlation of the errors of two variants' predictions for one board: 0.64 between fits to published int8 and float
+# correlation of the errors of two variants' predictions for one board: 0.63 between fits to published int8 and float
 # tables (benchmarks/predict_published.py), 0.73 between counted costs and those timings
 SHARED = 0.7
 FITS, LIKELY, UNLIKELY, MISSES = range(4)  # where a limit lies: above the range, in its upper or lower half, below it

@@ -15,8 +15,8 @@ def measurements_for(
     """Return board -> variant -> the newest measurement on a real device of graphs with these digests.
 
     One that is valid goes before a newer one that is not. A variant is named as `digests` names it, where that is a
-    mapping from digest to name, else as it was when it was measured. `board` and `threads`, where given, are asked for; with
-    `threads` only what was asked one row at a time, as predictions are.
+    mapping from digest to name, else as it was when it was measured. `board` and `threads`, where given, are asked
+    for; with `threads` only what was asked one row at a time, as predictions are.
     """
     names = digests if isinstance(digests, Mapping) else {}
     found: dict[str, dict[str, Measurement]] = {}

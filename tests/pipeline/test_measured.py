@@ -18,7 +18,8 @@ def a_measurement(digest: str, **changes: Any) -> DeviceMeasurement:
     document = {
         "p50_ms": p50, "p90_ms": p50 * 1.1, "p99_ms": p50 * 1.2, "n": 100, "ci95_ms": [p50 * 0.99, p50 * 1.01],
         "valid": changes.pop("valid", True), "why": "", "settings": {"threads": changes.pop("threads", 1)},
-        "environment": {"cores": 4}, "scenario": changes.pop("scenario", "single-stream"), "rows": changes.pop("rows", 1),
+        "environment": {"cores": 4}, "rows": changes.pop("rows", 1),
+        "scenario": changes.pop("scenario", "single-stream"),
     }  # fmt: skip
     told = {"bench": "b1", "device": "pi-7", "board": BOARD, "model": "m", "variant": "fp32", "digest": digest}
     return DeviceMeasurement(**{**told, "time": 1.0, "agent": "0.1", "hardware": {}, "document": document, **changes})
