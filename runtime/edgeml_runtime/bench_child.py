@@ -182,9 +182,9 @@ def _perform(job: BenchJob, graph: Path | bytes, feeds: Mapping[str, np.ndarray]
     document: Mapping[str, Any] = {}
     nodes: tuple[NodeTime, ...] = ()
     if job.verb != "operators":
-        starts = job.starts if job.verb == "benchmark" else 0
-        plan = measure.Plan(**asdict(job.plan))
-        found = measure.benchmark(graph, feeds, plan, settings=job.session, starts=starts).plain()
+        whole, plan = job.verb == "benchmark", measure.Plan(**asdict(job.plan))
+        starts = job.starts if whole else 0
+        found = measure.benchmark(graph, feeds, plan, settings=job.session, starts=starts, profile=whole).plain()
         document = {key: value for key, value in found.items() if key != "operators"}
     if job.verb != "timing":
         timed = measure.operators(graph, feeds, runs=job.runs, settings=job.session, weights=True)
