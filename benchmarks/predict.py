@@ -1,7 +1,7 @@
 """How good calibrated predictions are, beside FLOPs times a factor and the nearest reference net.
 
-    PYTHONPATH=. python benchmarks/networks.py FOLDER          once: the networks that are judged by
-    PYTHONPATH=. python benchmarks/predict.py --nets FOLDER     EDGEML_ORT_OLD_PYTHON names an older runtime's python
+    PYTHONPATH=. python benchmarks/networks.py NETS                    once: the networks that are judged by
+    PYTHONPATH=. python benchmarks/predict.py --nets NETS --work WORK   EDGEML_ORT_OLD_PYTHON: an older one's python
 
 Each way to run on this host is a device of its own, with other costs for the same nets: one and two threads, fp32 and
 int8, no graph optimization, an older onnxruntime. A device is calibrated with micro-models and five reference nets;
@@ -11,12 +11,13 @@ the networks it is judged by are of families that none of these knows. Errors ar
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import os
+import random
 import subprocess
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,36 +27,34 @@ import numpy as np
 
 from edgeml import graph
 from edgeml.artifacts import OnnxModel
-from edgeml.bench.calibrate import Calibration, Device, Here, calibrate
-from edgeml.bench.calibrate.work import Work, work_of
+from edgeml.bench.calibrate import Calibration, Device, Here, calibrate, operator_time
+from edgeml.bench.calibrate.journal import Journal, Row, digest_of
+from edgeml.bench.calibrate.work import Work, works_of
 from edgeml.bench.predict.fit import Forecast, Kernels
 from edgeml_runtime.measure import OperatorTime, Plan, Timing
 from edgeml_runtime.wire.manifest import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results"
-PLAN = Plan(min_s=0.6, min_count=10, max_s=4.0)
-GOAL_MAPE, GOAL_WITHIN_15 = 0.08, 0.90
+ROUNDS = 3  # minutes apart, each over all networks in a new order; the lowest median counts, as in the calibration
+PLAN = Plan(warmup_s=0.1, min_s=0.4, min_count=10, max_s=2.0)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One device: a way to run, the networks' form, and the environment variable of its python, "" for this one."""
+    """One device: a way to run, and the environment variable of its python, "" for this one."""
 
     name: str
     settings: Settings
-    int8: bool = False
+    forms: tuple[str, ...] = ("fp32", "int8")
     python: str = ""
 
 
 CASES = (
-    Case("1 thread, fp32", Settings()),
-    Case("1 thread, int8", Settings(), int8=True),
-    Case("2 threads, fp32", Settings(threads=2)),
-    Case("2 threads, int8", Settings(threads=2), int8=True),
-    Case("graph level off, fp32", Settings(graph_level="disabled")),
-    Case("onnxruntime 1.19, fp32", Settings(), python="EDGEML_ORT_OLD_PYTHON"),
-    Case("onnxruntime 1.19, int8", Settings(), int8=True, python="EDGEML_ORT_OLD_PYTHON"),
+    Case("1 thread", Settings()),
+    Case("2 threads", Settings(threads=2)),
+    Case("graph level off", Settings(graph_level="disabled"), forms=("fp32",)),
+    Case("onnxruntime 1.19", Settings(), python="EDGEML_ORT_OLD_PYTHON"),
 )
 
 
@@ -77,7 +76,7 @@ class Process:
 
     def nodes(self, model: bytes, inputs: Mapping[str, np.ndarray], runs: int) -> Sequence[OperatorTime]:
         found = self._ask(ask="nodes", runs=runs, **self._files(model, inputs))
-        return [OperatorTime(**node | {"shapes": tuple((k, tuple(s)) for k, s in node["shapes"])}) for node in found]
+        return [operator_time(node) for node in found]
 
     def time(self, model: bytes, inputs: Mapping[str, np.ndarray], plan: Plan) -> Timing:
         return Timing(**self._ask(ask="time", plan=asdict(plan), **self._files(model, inputs)))
@@ -107,46 +106,80 @@ class Process:
 
 
 @dataclass(frozen=True)
-class Row:
+class Judged:
     """One network on one device: milliseconds."""
 
     network: str
     measured: float
-    valid: bool
+    doubt: str
     forecast: Forecast
     flops: float
     nearest: float
     macs: float
+    nodes: int
 
 
-def judge(device: Device, case: Case, nets: Path) -> tuple[Calibration, float, list[Row]]:
-    """Return the calibration of `device`, the seconds it took, and a row for every network."""
-    begun = time.monotonic()
-    calibration = calibrate(device, name=case.name, settings=case.settings)
-    seconds, kernels = time.monotonic() - begun, Kernels(calibration)
-    known = [(r.ms, sum(w.macs for w in r.nodes)) for r in calibration.references if (" int8" in r.name) == case.int8]
-    rows = []
-    for path in sorted(nets.glob("*.onnx")):
-        if path.name.endswith(".int8.onnx") != case.int8 or not path.stat().st_size:
-            continue
-        inputs = graph.random_rows(OnnxModel(path.read_bytes(), source="benchmark"), 1)
-        timing = device.time(path.read_bytes(), inputs, PLAN)
-        nodes = [work_of(node) for node in device.nodes(path.read_bytes(), inputs, 1)]
-        rows.append(_row(path.name.split(".onnx")[0].removesuffix(".int8"), timing, nodes, kernels, known))
-        print(f"    {rows[-1].network}: {timing.p50_ms:.3f} ms, predicted {rows[-1].forecast.ms:.3f}", flush=True)
-    return calibration, seconds, rows
+def measure(device: Device, case: Case, nets: Path, work: Path) -> tuple[Calibration, dict[str, list[Row]]]:
+    """Return the calibration of `device` and what its networks took; what the folder `work` holds is not run again."""
+    stem = case.name.replace(" ", "-")
+    log = functools.partial(print, end="\r", flush=True)
+    calibration = calibrate(
+        device,
+        name=case.name,
+        settings=case.settings,
+        journal=work / f"{stem}.calibrating.jsonl",
+        progress=lambda done, of, what: log(f"  {done}/{of} {what:<40}"),
+    )
+    (work / f"{stem}.calibration.json").write_text(calibration.to_json(), encoding="utf-8")
+    journal = Journal(work / f"{stem}.networks.jsonl", {"settings": asdict(case.settings)})
+    paths = [path for path in sorted(nets.glob("*.onnx")) if path.stat().st_size and form_of(path) in case.forms]
+    found: dict[str, list[Row]] = {path.name: [] for path in paths}
+    for round_ in range(ROUNDS):
+        for path in random.Random(round_).sample(paths, len(paths)):
+            log(f"  {round_} {path.name:<40}")
+            key = f"{round_} {path.name} {digest_of(path.read_bytes())}"
+            row = journal.get(key)
+            if row is None:
+                model = path.read_bytes()
+                inputs = graph.random_rows(OnnxModel(model, source="benchmark"), 1)
+                timing = device.time(model, inputs, PLAN)
+                row = Row(tuple(device.nodes(model, inputs, 3)), timing.p50_ms, timing.why)
+                journal.add(key, row)
+            found[path.name].append(row)
+    return calibration, found
 
 
-def _row(name: str, timing: Timing, nodes: list[Work], kernels: Kernels, known: list[tuple[float, float]]) -> Row:
+def form_of(path: Path) -> str:
+    return "int8" if path.name.endswith(".int8.onnx") else "fp32"
+
+
+def judge(calibration: Calibration, found: Mapping[str, list[Row]], nets: Path, form: str) -> list[Judged]:
+    """Return a row for every network of this form."""
+    kernels = Kernels(calibration)
+    known = [
+        (r.ms, sum(w.macs for w in r.nodes)) for r in calibration.references if (" int8" in r.name) == (form == "int8")
+    ]
+    judged = []
+    for name, rows in found.items():
+        if form_of(nets / name) == form:
+            best = min(rows, key=lambda row: row.ms or math.inf)
+            nodes = works_of(best.nodes, (nets / name).read_bytes())
+            judged.append(_judged(name.removesuffix(".onnx").removesuffix(".int8"), best, nodes, kernels, known))
+    return judged
+
+
+def _judged(
+    name: str, row: Row, nodes: Sequence[Work], kernels: Kernels, known: Sequence[tuple[float, float]]
+) -> Judged:
     macs = sum(work.macs for work in nodes)
     factor = math.exp(np.median([math.log(ms / count) for ms, count in known]))
     near = min(known, key=lambda one: abs(math.log(one[1] / max(macs, 1.0))))
-    return Row(
-        name, timing.p50_ms, timing.valid, kernels.forecast(nodes), macs * factor, near[0] / near[1] * macs, macs
-    )
+    guesses = (macs * factor, near[0] / near[1] * macs)
+    assert row.ms is not None
+    return Judged(name, row.ms, row.why, kernels.forecast(nodes), *guesses, macs, len(nodes))
 
 
-def summary(rows: Sequence[Row]) -> dict[str, float]:
+def summary(rows: Sequence[Judged]) -> dict[str, float]:
     """Return the errors of every predictor over `rows`, as shares."""
     measured = np.array([row.measured for row in rows])
     found: dict[str, float] = {}
@@ -159,7 +192,7 @@ def summary(rows: Sequence[Row]) -> dict[str, float]:
         found |= {f"{name}_mape": float(apart.mean()), f"{name}_within_15": float((apart <= 0.15).mean())}
         found[f"{name}_median"] = float(np.median(apart))
     found["interval_coverage"] = float(np.mean([r.forecast.low <= r.measured <= r.forecast.high for r in rows]))
-    return found | {"networks": len(rows), "invalid": sum(not row.valid for row in rows)}
+    return found | {"networks": len(rows), "doubted": sum(bool(row.doubt) for row in rows)}
 
 
 def table(found: Mapping[str, Any]) -> list[str]:
@@ -192,25 +225,26 @@ def table(found: Mapping[str, Any]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--nets", type=Path, required=True, help="the folder that benchmarks/networks.py wrote")
-    parser.add_argument("--only", help="a part of a device's name")
+    parser.add_argument("--work", type=Path, required=True, help="a folder for journals: stop it, and it goes on")
+    parser.add_argument("--only", default="", help="a part of a device's name")
     options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {}
     for case in CASES:
         python = os.environ.get(case.python, "") if case.python else ""
-        if (options.only and options.only not in case.name) or (case.python and not python):
+        if options.only not in case.name or (case.python and not python):
             continue
         print(case.name, flush=True)
         device = Process(python, case.settings) if python else Here(case.settings)
-        calibration, seconds, rows = judge(device, case, options.nets)
+        calibration, rows = measure(device, case, options.nets, options.work)
         if isinstance(device, Process):
             device.close()
-        found[case.name] = {
-            "summary": summary(rows),
-            "calibration_s": seconds,
-            "onnxruntime": calibration.environment["onnxruntime"],
-            "rows": [asdict(row) for row in rows],
-        }
-        print(json.dumps(found[case.name]["summary"]), flush=True)
+        for form in case.forms:
+            judged = judge(calibration, rows, options.nets, form)
+            runtime = calibration.environment["onnxruntime"]
+            told = {"summary": summary(judged), "onnxruntime": runtime, "rows": [asdict(row) for row in judged]}
+            found[f"{case.name}, {form}"] = told
+            print(f"\n{case.name}, {form}: {json.dumps(told['summary'])}", flush=True)
     lines = table(found)
     print("\n".join(lines))
     if not options.only:

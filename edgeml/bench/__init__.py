@@ -8,22 +8,35 @@
 A prediction is never one number without its range.
 """
 
-from edgeml.bench.calibrate import Calibration, Here, calibrate, read_calibration
+from edgeml.bench.calibrate import (
+    WHOLE,
+    Calibration,
+    Device,
+    Here,
+    Scope,
+    calibrate,
+    parse_calibration,
+    read_calibration,
+)
 from edgeml.bench.choose import choose, nearest_failure
 from edgeml.bench.measure import measure_here, one_query
 from edgeml.bench.predict import Kernels, Known, memory_mb, predict, predict_calibrated, predict_for
 
 __all__ = [
+    "WHOLE",
     "Calibration",
+    "Device",
     "Here",
     "Kernels",
     "Known",
+    "Scope",
     "calibrate",
     "choose",
     "measure_here",
     "memory_mb",
     "nearest_failure",
     "one_query",
+    "parse_calibration",
     "predict",
     "predict_calibrated",
     "predict_for",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from edgeml.cli.screen import json_option, show_json, show_table
@@ -10,11 +12,13 @@ from edgeml.cli.screen import json_option, show_json, show_table
 @click.command("calibrate")
 @click.option("--local", is_flag=True, help="This machine; it becomes the board `this-machine`.")
 @click.option("--name", default="this-machine", show_default=True, help="The board that it becomes.")
-@click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Of the sessions.")
+@click.option(
+    "--threads", type=click.IntRange(1, 1024), multiple=True, help="Of the sessions; several times. [1, and all cores]"
+)
 @click.option("--force", is_flag=True, help="Begin anew, where an interrupted calibration would go on.")
 @json_option
-def devices_calibrate(*, local: bool, name: str, threads: int, force: bool, as_json: bool) -> None:
-    """Measure about 250 micro-models and five reference nets; minutes on a small board, and Ctrl-C may interrupt it."""
+def devices_calibrate(*, local: bool, name: str, threads: tuple[int, ...], force: bool, as_json: bool) -> None:
+    """Measure hundreds of micro-models and five reference nets: minutes, and Ctrl-C may interrupt it."""
     from edgeml.pipeline.calibration import calibrate_here
 
     if not local:
@@ -24,16 +28,21 @@ def devices_calibrate(*, local: bool, name: str, threads: int, force: bool, as_j
     if as_json:
         show_json(found)
         return
+    for one in found:
+        _show(one)
+    click.echo(f"\nnow: edgeml bench MODEL --device {name} --predict-only")
+
+
+def _show(found: dict[str, Any]) -> None:
     show_table(
-        ["reference net", "predicted / measured"],
+        ["reference net", "predicted by the others / measured"],
         [[net, f"{ratio:.2f}"] for net, ratio in found["references"].items()],
     )
     for doubt in found["doubts"]:
         click.echo(f"disturbed: {doubt}", err=True)
     click.echo(
-        f"\n{found['samples']} samples of {found['classes']} classes in {found['seconds']:.0f} s, "
-        f"median error {found['median_error']:.1%}\n{found['calibration']}\n"
-        f"now: edgeml bench MODEL --device {found['board']} --predict-only"
+        f"{found['threads']} threads: {found['samples']} samples of {found['classes']} classes in "
+        f"{found['seconds']:.0f} s, median error {found['median_error']:.1%}\n{found['calibration']}\n"
     )
 
 

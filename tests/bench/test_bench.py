@@ -8,7 +8,7 @@ from onnx import TensorProto, helper
 
 from edgeml import bench, graph
 from edgeml.artifacts import FP32, Measurement, Parity, Rows, Variant, Verdict
-from edgeml.bench.predict import machine, prior
+from edgeml.bench.predict import machine, memory, prior
 from edgeml.devices import find_board, shipped_boards
 from edgeml.errors import DataError
 from edgeml.project import Board
@@ -58,7 +58,7 @@ def test_every_board_gets_a_range_around_the_prediction_and_a_memory_above_the_f
         found = bench.predict(model, find_board(name))
         assert 0 < found.low < found.predicted < found.high
         assert found.high / found.predicted == pytest.approx(found.predicted / found.low)
-        assert found.memory_mb > prior.RUNTIME_MB
+        assert found.memory_mb > memory.RUNTIME_MB
         assert (found.method, found.coverage) == ("prior", 1.0)
 
 

@@ -3,7 +3,19 @@
 Device -calibrate-> Calibration
 """
 
-from edgeml.bench.calibrate.calibration import Calibration, Reference, read_calibration
-from edgeml.bench.calibrate.run import Device, Here, calibrate
+from edgeml.bench.calibrate.calibration import Calibration, Reference, parse_calibration, read_calibration
+from edgeml.bench.calibrate.journal import operator_time
+from edgeml.bench.calibrate.run import WHOLE, Device, Here, Scope, calibrate
 
-__all__ = ["Calibration", "Device", "Here", "Reference", "calibrate", "read_calibration"]
+__all__ = [
+    "WHOLE",
+    "Calibration",
+    "Device",
+    "Here",
+    "Reference",
+    "Scope",
+    "calibrate",
+    "operator_time",
+    "parse_calibration",
+    "read_calibration",
+]

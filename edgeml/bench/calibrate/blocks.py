@@ -13,6 +13,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 OPSET, IR = 17, 8  # what onnxruntime 1.16 and every later one loads
+PATTERN = 251  # values before weights repeat; a prime, so that no two channels are alike
 SCALE = "scale"
 EVICTION = "evict_"  # how the names of nodes begin that are not what a micro-model is about
 Activation = Literal["", "Relu", "SiLU", "HardSwish"]
@@ -21,9 +22,9 @@ Activation = Literal["", "Relu", "SiLU", "HardSwish"]
 class Builder:
     """A graph under construction; every method returns the name of what it made. Shapes are kept along, rows first."""
 
-    def __init__(self, shape: tuple[int, ...], *, int8: bool = False, seed: int = 0) -> None:
-        """Begin with a float32 input of `shape`, its row axis included."""
-        self.int8, self._draw = int8, np.random.default_rng(seed)
+    def __init__(self, shape: tuple[int, ...], *, int8: bool = False, seed: int = 0, swept: int = 0) -> None:
+        """Begin with a float32 input "x" of `shape`, its row axis included; `swept` bytes are touched first."""
+        self.int8, self._draw, self._swept = int8, np.random.default_rng(seed), swept
         self.nodes: list[NodeProto] = []
         self.weights: dict[str, np.ndarray] = {}
         self.shapes: dict[str, tuple[int, ...]] = {"x": shape}
@@ -42,9 +43,9 @@ class Builder:
         return name
 
     def weight(self, *shape: int, scale: float = 0.05) -> str:
-        """Add a float32 tensor drawn from a normal distribution."""
+        """Add a float32 tensor of a repeated pattern, which compresses well on its way to a device."""
         name = f"w{len(self.weights)}"
-        self.weights[name] = (self._draw.standard_normal(shape) * scale).astype(np.float32)
+        self.weights[name] = np.resize((self._draw.standard_normal(PATTERN) * scale).astype(np.float32), shape)
         return name
 
     def conv(
@@ -86,6 +87,14 @@ class Builder:
                 return self.add("Mul", [x, self.add("HardSigmoid", [x], shape, alpha=1 / 6, beta=0.5)], shape)
         return x
 
+    def trees(self, operator: str, x: str, shape: tuple[int, ...], **attributes: Any) -> str:
+        """Add a tree ensemble, and return its scores."""
+        scores, domain = f"scores{len(self.nodes)}", "ai.onnx.ml"
+        outputs = ["label", scores] if operator.endswith("Classifier") else [scores]
+        self.nodes.append(helper.make_node(operator, [x], outputs, name=scores, domain=domain, **attributes))
+        self.shapes[scores] = shape
+        return scores
+
     def pooled(self, x: str) -> str:
         """Average over the picture, and flatten."""
         rows, channels, *_ = self.shapes[x]
@@ -96,29 +105,37 @@ class Builder:
         """Return the serialized model whose outputs these are."""
         values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, self.shapes[name]) for name in outputs]
         inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, self.shapes["x"])]
+        nodes = self.nodes
+        if self._swept:
+            sweep = self._sweep()
+            nodes = [*sweep, *(_instead(node, "x", sweep[-1].output[0]) for node in nodes)]
         tensors = [numpy_helper.from_array(array, name) for name, array in self.weights.items()]
-        graph = helper.make_graph(self.nodes, "blocks", inputs, values, tensors)
+        graph = helper.make_graph(nodes, "blocks", inputs, values, tensors)
         domains = {node.domain for node in self.nodes if node.domain}
         opsets = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(name, 3) for name in sorted(domains))]
         model: onnx.ModelProto = helper.make_model(graph, opset_imports=opsets, ir_version=IR)
         return bytes(model.SerializeToString())
 
-    def evicted(self, x: str, size: int) -> str:
-        """Return a copy of `x` that is made after `size` bytes were read: it is in the caches, older weights are not.
+    def _sweep(self) -> list[NodeProto]:
+        """Return nodes that make SWEPT, a copy of the input, after `swept` bytes were written and read.
 
-        Inside a network other layers' weights do that; timed warm, a kernel with many weights looks twice as fast.
+        So it is in the caches, and older weights are not, as inside a network: timed warm, a kernel with many
+        weights looks twice as fast.
         """
-        shape, first, columns = self.shapes[x], len(self.nodes), max(1, size // 4096)
-        self.weights |= {"evict": np.ones((1024, columns), np.float32), "row": np.array([1, 1024], np.int64)}
-        self.weights["one"] = np.array([1, 1], np.int64)
-        mean = self.add("ReduceMean", [x], (1,) * len(shape), keepdims=1)
-        wide = self.add("Expand", [self.add("Reshape", [mean, "one"], (1, 1)), "row"], (1, 1024))
-        read = self.add("ReduceMean", [self.add("MatMul", [wide, "evict"], (1, columns))], (1, 1), keepdims=1)
-        self.weights["flat"] = np.array([1] * len(shape), np.int64)
-        made = self.add("Add", [x, self.add("Reshape", [read, "flat"], (1,) * len(shape))], shape)
-        for node in self.nodes[first:]:
-            node.name = EVICTION + node.name
-        return made
+        axes, shape = len(self.shapes["x"]), [1024, max(1, self._swept // 4096)]
+        self.weights |= {"whole": np.array(shape), "one": np.array([1, 1]), "flat": np.array([1] * axes)}
+        steps: list[tuple[str, list[str], dict[str, Any]]] = [
+            ("ReduceMean", ["x"], {"keepdims": 1}),
+            ("Reshape", [f"{EVICTION}0", "one"], {}),
+            ("Expand", [f"{EVICTION}1", "whole"], {}),
+            ("ReduceMean", [f"{EVICTION}2"], {"keepdims": 1}),
+            ("Reshape", [f"{EVICTION}3", "flat"], {}),
+            ("Add", ["x", f"{EVICTION}4"], {}),
+        ]
+        return [
+            helper.make_node(operator, inputs, [f"{EVICTION}{index}"], name=f"{EVICTION}{index}", **attributes)
+            for index, (operator, inputs, attributes) in enumerate(steps)
+        ]
 
     def quantized(self, x: str) -> str:
         """Add QuantizeLinear and DequantizeLinear after `x`."""
@@ -139,7 +156,7 @@ class Builder:
         if not self.int8:
             return self.weight(*shape)
         name = f"w{len(self.weights)}"
-        self.weights[name] = self._draw.integers(-127, 128, shape).astype(np.int8)
+        self.weights[name] = np.resize(self._draw.integers(-127, 128, PATTERN).astype(np.int8), shape)
         return self.add("DequantizeLinear", [name, "wscale", "wzero"], shape)
 
     def _bias(self, out: int) -> str:
@@ -148,6 +165,17 @@ class Builder:
         name = f"b{len(self.weights)}"
         self.weights[name] = self._draw.integers(-1000, 1000, out).astype(np.int32)
         return self.add("DequantizeLinear", [name, "bscale"], (out,))
+
+
+def _instead(node: NodeProto, name: str, other: str) -> NodeProto:
+    """Return `node` with the input `other` where it has `name`."""
+    if name not in node.input:
+        return node
+    made = NodeProto()
+    made.CopyFrom(node)
+    del made.input[:]
+    made.input.extend(other if one == name else one for one in node.input)
+    return made
 
 
 def feeds(shape: tuple[int, ...], seed: int = 0) -> Mapping[str, np.ndarray]:

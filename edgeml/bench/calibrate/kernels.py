@@ -8,54 +8,60 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from edgeml.bench.calibrate.blocks import Activation, Builder
+from edgeml.errors import NotFound
 
 SIZES = (3, 4, 5, 6, 7, 10, 13, 14, 20, 26, 28, 40, 52, 56, 80, 112)
 CHANNELS = (16, 24, 32, 40, 48, 64, 80, 96, 116, 128, 160, 192, 256, 320, 512, 768)
 DEPTHWISE = (8, 16, 24, 32, 40, 48, 64, 72, 96, 116, 120, 128, 144, 192, 240, 256, 384, 512, 576)
 WIDE = (32, 64, 96, 128, 160, 192, 256, 320, 384, 480, 512, 576, 672, 768, 960, 1152)
-MOST_WARM = 6 << 20  # bytes read between runs that leave weights in the last cache, but in no nearer one
+MOST_WARM = 6 << 20  # bytes touched between runs that leave weights in the last cache, but in no nearer one
 UNEVEN = (11, 12, 22, 36, 44, 58, 72, 88, 92, 116, 120, 132, 184, 200, 264)
+MOST_COLD = 256 << 20  # bytes: no larger cache is swept
+PLAIN = (6, 10, 11, 18, 22, 26, 30, 42, 58, 62, 90, 118, 170, 232, 234)  # most get no blocked layout
 LEAST_MACS, MOST_MACS, MOST_ELEMENTS = 2e5, 8e7, 1.2e6
+Built = tuple[bytes, tuple[int, ...]]
+Build = Callable[[random.Random, int], Built]  # with the bytes to touch before the kernel, where weights matter
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A micro-model: a graph, and the shape of its one float32 input."""
+    """A micro-model that is still to be built: all of them at once would not fit into a small memory."""
 
     name: str
-    data: bytes
-    shape: tuple[int, ...]
-    evicted: int  # bytes that are read between two runs of it
+    swept: int  # bytes that are written and read between two runs of it
+    build: Build
+
+    def built(self) -> Built:
+        """Return the graph, and the shape of its one float32 input: the same ones for one name."""
+        return self.build(random.Random(self.name), self.swept)
 
 
-def kernels(cache: int, *, seed: int = 0) -> list[Kernel]:
-    """Return every micro-model for a device with a last-level cache of `cache` bytes, the same ones for one `seed`.
+def kernels(cache: int, *, names: Collection[str] = ()) -> list[Kernel]:
+    """Return the micro-models for a device with a last-level cache of `cache` bytes, `names` of TABLE only if given.
 
-    Each third is run with twice the cache read in between, so that its weights come from memory.
+    One third of each kind is run again at once; one with so much touched in between that the nearer caches forgot it;
+    one with twice the last cache touched, so that its weights come from memory.
     """
-    draw = random.Random(seed)
-    made: list[Kernel] = []
-    for name, count, build in TABLE:
-        for index in range(count):
-            evicted = 2 * cache if index % 3 == 2 else min(cache // 2, MOST_WARM)
-            model, shape = build(draw, evicted)
-            made.append(Kernel(f"{name} {index}", model, shape, evicted))
-    return made
-
-
-Built = tuple[bytes, tuple[int, ...]]
-Build = Callable[[random.Random, int], Built]  # with the bytes to read before the kernel, where weights matter
+    if unknown := set(names) - {name for name, _, _ in TABLE}:
+        raise NotFound(f"no micro-models {', '.join(sorted(unknown))}: there are {', '.join(n for n, _, _ in TABLE)}")
+    swept = 0, min(cache // 2, MOST_WARM), min(2 * cache, MOST_COLD)
+    return [
+        Kernel(f"{name} {index}", swept[index % 3], build)
+        for name, count, build in TABLE
+        if not names or name in names
+        for index in range(count)
+    ]
 
 
 def _conv(kernel: int, stride: int = 1, *, kind: str = "", int8: bool = False) -> Build:
-    def build(draw: random.Random, evicted: int) -> Built:
+    def build(draw: random.Random, swept: int) -> Built:
         while True:
             size, channels, out = draw.choice(SIZES), draw.choice(CHANNELS), draw.choice(CHANNELS)
             match kind:
@@ -67,8 +73,14 @@ def _conv(kernel: int, stride: int = 1, *, kind: str = "", int8: bool = False) -
                     size, group = (1 if kind == "one" else draw.choice((2, 3, 4, 5, 6, 7))), 1
                     channels, out = draw.choice(WIDE), draw.choice(WIDE)
                     channels = channels if kind == "few" else draw.choice((8, 24, 32, 48, channels))
+                case "plain" | "depthwise plain":
+                    channels, out, group = draw.choice(PLAIN), draw.choice(PLAIN), 1
+                    if kind != "plain":
+                        out = group = channels
                 case "uneven":
                     channels, out, group = draw.choice(UNEVEN), draw.choice((*UNEVEN, *CHANNELS)), 1
+                case "scale":
+                    out = channels = group = draw.choice(WIDE)
                 case "first":
                     channels, group, size = draw.choice((1, 3)), 1, draw.choice((32, 49, 64, 96, 128, 160, 224))
                     out = draw.choice((8, 16, 24, 32, 64))
@@ -81,9 +93,9 @@ def _conv(kernel: int, stride: int = 1, *, kind: str = "", int8: bool = False) -
             least = LEAST_MACS / (20 if group > 1 else 100 if kind in ("few", "one") else 1)
             if least < macs < MOST_MACS and size**2 * max(channels, out / stride**2) < MOST_ELEMENTS:
                 break
-        net = Builder((1, channels, size, size), int8=int8)
+        net = Builder((1, channels, size, size), int8=int8, swept=swept)
         act: Activation = draw.choice(("", "Relu"))
-        made = net.conv(net.evicted("x", evicted), out, kernel=kernel, stride=stride, group=group, act=act)
+        made = net.conv("x", out, kernel=kernel, stride=stride, group=group, act=act)
         return net.done(made), net.shapes["x"]
 
     return build
@@ -92,9 +104,9 @@ def _conv(kernel: int, stride: int = 1, *, kind: str = "", int8: bool = False) -
 def _gated(activation: str, *, int8: bool = False) -> Build:
     """A pointwise convolution with an activation that stays an operator of its own."""
 
-    def build(draw: random.Random, evicted: int) -> Built:
+    def build(draw: random.Random, swept: int) -> Built:
         size, channels = draw.choice(SIZES[3:13]), draw.choice(CHANNELS[:10])
-        net = Builder((1, channels, size, size), int8=int8)
+        net = Builder((1, channels, size, size), int8=int8, swept=swept)
         return net.done(net.conv("x", channels, act=activation)), net.shapes["x"]  # type: ignore[arg-type]
 
     return build
@@ -103,11 +115,11 @@ def _gated(activation: str, *, int8: bool = False) -> Build:
 def _dense(rows: tuple[int, ...], *, int8: bool = False, act: Activation = "") -> Build:
     """A product with a bias, and perhaps an activation."""
 
-    def build(draw: random.Random, evicted: int) -> Built:
+    def build(draw: random.Random, swept: int) -> Built:
         count, inner = draw.choice(rows), draw.choice((64, 96, 128, 192, 256, 400, 512, 784, 1024, 1280, 2048))
         out = draw.choice((10, 32, 64, 100, 128, 256, 512, 1000, 1024))
-        net = Builder((count, inner), int8=int8)
-        return net.done(net.dense(net.evicted("x", evicted), out, act=act)), net.shapes["x"]
+        net = Builder((count, inner), int8=int8, swept=swept)
+        return net.done(net.dense("x", out, act=act)), net.shapes["x"]
 
     return build
 
@@ -115,30 +127,30 @@ def _dense(rows: tuple[int, ...], *, int8: bool = False, act: Activation = "") -
 def _product(rows: tuple[int, ...], *, int8: bool = False) -> Build:
     """A product without a bias whose answer stays a float, as the last layer of a quantized network has it."""
 
-    def build(draw: random.Random, evicted: int) -> Built:
+    def build(draw: random.Random, swept: int) -> Built:
         count, inner = draw.choice(rows), draw.choice((64, 128, 256, 512, 1024, 1280))
         out = draw.choice((10, 64, 100, 256, 1000))
-        net = Builder((count, inner), int8=int8)
-        x = net.quantized(net.evicted("x", evicted)) if int8 else net.evicted("x", evicted)
+        net = Builder((count, inner), int8=int8, swept=swept)
+        x = net.quantized("x") if int8 else "x"
         return net.done(net.add("MatMul", [x, net.fixed(inner, out)], (count, out))), net.shapes["x"]
 
     return build
 
 
-def _attention(draw: random.Random, evicted: int) -> Built:
+def _attention(draw: random.Random, swept: int) -> Built:
     """The two batched products of attention, and its softmax."""
     heads, length, inner = draw.choice((2, 4, 8)), draw.choice((32, 64, 128, 196)), draw.choice((16, 32, 64))
-    net = Builder((1, heads, length, inner))
+    net = Builder((1, heads, length, inner), swept=swept)
     other = net.add("Transpose", ["x"], (1, heads, inner, length), perm=[0, 1, 3, 2])
     scores = net.add("MatMul", ["x", other], (1, heads, length, length))
     share = net.add("Softmax", [scores], (1, heads, length, length), axis=-1)
     return net.done(net.add("MatMul", [share, "x"], (1, heads, length, inner))), net.shapes["x"]
 
 
-def _tokens(draw: random.Random, evicted: int) -> Built:
+def _tokens(draw: random.Random, swept: int) -> Built:
     """A product over tokens with a weight, with the norm and the activation that surround it in a transformer."""
     length, inner, out = draw.choice((32, 64, 128, 196)), draw.choice((64, 128, 192, 256)), draw.choice((64, 256, 768))
-    net = Builder((1, length, inner))
+    net = Builder((1, length, inner), swept=swept)
     normed = net.add("LayerNormalization", ["x", net.weight(inner), net.weight(inner)], (1, length, inner), axis=-1)
     wide = net.add("MatMul", [normed, net.weight(inner, out)], (1, length, out))
     shifted = net.add("Add", [wide, net.weight(out)], (1, length, out))
@@ -155,18 +167,20 @@ def _constant(net: Builder, value: float) -> str:
 
 
 def _unary(operator: str, **attributes: Any) -> Build:
-    def build(draw: random.Random, evicted: int) -> Built:
+    def build(draw: random.Random, swept: int) -> Built:
         shape = _picture(draw)
-        net = Builder(shape)
+        net = Builder(shape, swept=swept)
         return net.done(net.add(operator, ["x"], shape, **attributes)), shape
 
     return build
 
 
-def _binary(operator: str, *, broadcast: bool = False, int8: bool = False) -> Build:
-    def build(draw: random.Random, evicted: int) -> Built:
+def _binary(operator: str, *, broadcast: bool = False, scalar: bool = False, int8: bool = False) -> Build:
+    def build(draw: random.Random, swept: int) -> Built:
         shape = _picture(draw)
-        net = Builder(shape, int8=int8)
+        net = Builder(shape, int8=int8, swept=swept)
+        if scalar:
+            return net.done(net.add(operator, ["x", _constant(net, 0.5)], shape)), shape
         if broadcast:
             return net.done(net.add(operator, ["x", net.weight(1, shape[1], 1, 1)], shape)), shape
         if int8 and operator == "Mul":
@@ -180,9 +194,13 @@ def _binary(operator: str, *, broadcast: bool = False, int8: bool = False) -> Bu
 
 
 def _pool(operator: str) -> Build:
-    def build(draw: random.Random, evicted: int) -> Built:
+    def build(draw: random.Random, swept: int) -> Built:
         rows, channels, size, _ = _picture(draw)
-        net, kernel, stride = Builder((rows, channels, size, size)), draw.choice((2, 3)), draw.choice((1, 2))
+        net, kernel, stride = (
+            Builder((rows, channels, size, size), swept=swept),
+            draw.choice((2, 3)),
+            draw.choice((1, 2)),
+        )
         out = (size - kernel) // stride + 1
         made = net.add(
             operator, ["x"], (rows, channels, out, out), kernel_shape=[kernel, kernel], strides=[stride, stride]
@@ -192,22 +210,22 @@ def _pool(operator: str) -> Build:
     return build
 
 
-def _global(draw: random.Random, evicted: int) -> Built:
-    net = Builder(_picture(draw))
+def _global(draw: random.Random, swept: int) -> Built:
+    net = Builder(_picture(draw), swept=swept)
     return net.done(net.pooled("x")), net.shapes["x"]
 
 
-def _plain_global(draw: random.Random, evicted: int) -> Built:
+def _plain_global(draw: random.Random, swept: int) -> Built:
     """A mean over the picture outside of the blocked layout, as int8 networks have it."""
     rows, channels, size, _ = _picture(draw)
-    net = Builder((rows, channels + 1, size, size))  # an uneven count is never blocked
+    net = Builder((rows, channels + 1, size, size), swept=swept)  # an uneven count is never blocked
     return net.done(net.pooled("x")), net.shapes["x"]
 
 
-def _int8_between(draw: random.Random, evicted: int) -> Built:
+def _int8_between(draw: random.Random, swept: int) -> Built:
     """What stands between int8 convolutions: pools, activations, a concatenation and a gate by channel."""
     size, channels = draw.choice(SIZES[5:13]), draw.choice(CHANNELS[:10])
-    net, shape = Builder((1, channels, size, size), int8=True), (1, channels, size, size)
+    net, shape = Builder((1, channels, size, size), int8=True, swept=swept), (1, channels, size, size)
     left, right = net.conv("x", channels), net.conv("x", channels)
     gate = net.quantized(net.add("Sigmoid", [left], shape))
     gated = net.quantized(net.add("Mul", [left, gate], shape))
@@ -216,26 +234,33 @@ def _int8_between(draw: random.Random, evicted: int) -> Built:
     half = (1, 2 * channels, size // 2, size // 2)
     window: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [2, 2]}
     largest = net.quantized(net.add("MaxPool", [both], half, **window))
-    mean = net.quantized(net.add("AveragePool", [both], half, **window))
-    whole = net.quantized(net.add("GlobalAveragePool", [net.conv(mean, channels)], (1, channels, 1, 1)))
-    return net.done(net.conv(largest, channels), whole), net.shapes["x"]
+    whole: dict[str, Any] = {"kernel_shape": [3, 3], "strides": [1, 1], "pads": [1, 1, 1, 1]}
+    mean = net.quantized(net.add("AveragePool", [left], shape, **whole))
+    means = net.conv(mean, channels)
+    gate = net.quantized(net.add("GlobalAveragePool", [means], (1, channels, 1, 1)))
+    scaled = net.quantized(
+        net.add("Mul", [means, net.quantized(net.add("Sigmoid", [gate], (1, channels, 1, 1)))], shape)
+    )
+    return net.done(net.conv(largest, channels), net.conv(scaled, channels)), net.shapes["x"]
 
 
-def _normalize(draw: random.Random, evicted: int) -> Built:
-    """A picture with channels last, scaled and shifted by channel before it is transposed."""
-    size, channels = draw.choice((32, 64, 96, 128, 160)), draw.choice((1, 3, 3, 8))
-    net = Builder((1, size, size, channels))
+def _normalize(draw: random.Random, swept: int) -> Built:
+    """A picture with channels last, scaled and shifted by channel before it is transposed, and its mean."""
+    size, channels = draw.choice(((160, 3), (96, 3), (128, 1), (64, 8), (28, 64), (14, 96), (7, 256), (4, 512)))
+    net = Builder((1, size, size, channels), swept=swept)
     scaled = net.add("Mul", ["x", net.weight(channels)], net.shapes["x"])
     moved = net.add("Sub", [scaled, net.weight(channels)], net.shapes["x"])
-    return net.done(net.add("Transpose", [moved], (1, channels, size, size), perm=[0, 3, 1, 2])), net.shapes["x"]
+    mean = net.add("ReduceMean", [moved], (1, 1, 1, channels), axes=[1, 2], keepdims=1)
+    turned = net.add("Transpose", [moved], (1, channels, size, size), perm=[0, 3, 1, 2])
+    return net.done(turned, mean), net.shapes["x"]
 
 
 def _cut(operator: str) -> Build:
     """A picture with a border more, or less."""
 
-    def build(draw: random.Random, evicted: int) -> Built:
+    def build(draw: random.Random, swept: int) -> Built:
         rows, channels, size, _ = _picture(draw)
-        net = Builder((rows, channels, size, size))
+        net = Builder((rows, channels, size, size), swept=swept)
         if operator == "Pad":
             net.weights["border"] = np.array([0, 0, 0, 0, 0, 0, 1, 1], np.int64)
             return net.done(net.add("Pad", ["x", "border"], (rows, channels, size + 1, size + 1))), net.shapes["x"]
@@ -247,16 +272,16 @@ def _cut(operator: str) -> Build:
     return build
 
 
-def _mean_of_picture(draw: random.Random, evicted: int) -> Built:
+def _mean_of_picture(draw: random.Random, swept: int) -> Built:
     rows, channels, size, _ = _picture(draw)
-    net = Builder((rows, channels, size, size))
+    net = Builder((rows, channels, size, size), swept=swept)
     return net.done(net.add("ReduceMean", ["x"], (rows, channels, 1, 1), axes=[2, 3], keepdims=1)), net.shapes["x"]
 
 
-def _blocked(draw: random.Random, evicted: int) -> Built:
+def _blocked(draw: random.Random, swept: int) -> Built:
     """What stands between convolutions: pool, sum, concatenation and a gate by channel, in the layout of theirs."""
     size, channels = draw.choice(SIZES[5:13]), draw.choice(CHANNELS[:10])
-    net = Builder((1, channels, size, size))
+    net = Builder((1, channels, size, size), swept=swept)
     left, right = net.conv("x", channels), net.conv("x", channels)
     summed = net.sum(left, right)
     gate = net.add("GlobalAveragePool", [summed], (1, channels, 1, 1))
@@ -275,34 +300,66 @@ def _blocked(draw: random.Random, evicted: int) -> Built:
     return net.done(pooled, net.conv(both, channels)), net.shapes["x"]
 
 
-def _concat(draw: random.Random, evicted: int) -> Built:
+def _between(draw: random.Random, swept: int) -> Built:
+    """A picture twice as large between two convolutions, in the layout of theirs."""
+    size, channels = draw.choice(SIZES[3:11]), draw.choice(CHANNELS[:8])
+    net = Builder((1, channels, size, size), swept=swept)
+    net.weights["twice"] = np.array([1, 1, 2, 2], np.float32)
+    mode = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    shape = (1, channels, 2 * size, 2 * size)
+    larger = net.add("Resize", [net.conv("x", channels), "", "twice"], shape, **mode)
+    return net.done(net.conv(larger, channels)), net.shapes["x"]
+
+
+def _shuffle(int8: bool) -> Build:
+    """Channels in pairs, turned: what ShuffleNet does, and a quantized one in bytes."""
+
+    def build(draw: random.Random, swept: int) -> Built:
+        size, half = draw.choice((5, 7, 10, 14, 20, 28)), draw.choice((24, 58, 116, 232))
+        shape, pairs = (1, 2 * half, size, size), (1, 2, half, size, size)
+        net = Builder(shape, swept=swept, int8=int8)
+        net.weights |= {"pairs": np.array(pairs), "whole_shape": np.array(shape)}
+        step = net.quantized if int8 else str
+        made = net.add("Reshape", [net.conv("x", 2 * half) if int8 else "x", "pairs"], pairs)
+        made = net.add("Transpose", [step(made)], (1, half, 2, size, size), perm=[0, 2, 1, 3, 4])
+        made = step(net.add("Reshape", [step(made), "whole_shape"], shape))
+        return net.done(net.conv(made, 2 * half) if int8 else made), shape
+
+    return build
+
+
+def _concat(draw: random.Random, swept: int) -> Built:
     rows, channels, size, _ = _picture(draw)
-    net = Builder((rows, channels, size, size))
+    net = Builder((rows, channels, size, size), swept=swept)
     other = net.add("Relu", ["x"], net.shapes["x"])
     return net.done(net.add("Concat", ["x", other], (rows, 2 * channels, size, size), axis=1)), net.shapes["x"]
 
 
-def _resize(draw: random.Random, evicted: int) -> Built:
+def _resize(draw: random.Random, swept: int) -> Built:
+    """A picture twice as large, channels first or last."""
     rows, channels, size, _ = _picture(draw)
-    net = Builder((rows, channels, size, size))
-    net.weights["twice"] = np.array([1, 1, 2, 2], np.float32)
-    shape = (rows, channels, 2 * size, 2 * size)
+    last = draw.random() < 0.5
+    shape = (rows, size, size, channels) if last else (rows, channels, size, size)
+    net = Builder(shape, swept=swept)
+    factors = (1, 2, 2, 1) if last else (1, 1, 2, 2)
+    net.weights["twice"] = np.array(factors, np.float32)
+    made = (rows, *(factor * axis for factor, axis in zip(factors[1:], shape[1:], strict=True)))
     mode = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-    return net.done(net.add("Resize", ["x", "", "twice"], shape, **mode)), net.shapes["x"]
+    return net.done(net.add("Resize", ["x", "", "twice"], made, **mode)), net.shapes["x"]
 
 
-def _transpose(draw: random.Random, evicted: int) -> Built:
+def _transpose(draw: random.Random, swept: int) -> Built:
     rows, channels, height, width = _picture(draw)
-    net = Builder((rows, channels, height, width))
+    net = Builder((rows, channels, height, width), swept=swept)
     return net.done(net.add("Transpose", ["x"], (rows, height, width, channels), perm=[0, 2, 3, 1])), net.shapes["x"]
 
 
 def _rows(operator: str) -> Build:
     """Along the last axis of a matrix: a softmax, a mean."""
 
-    def build(draw: random.Random, evicted: int) -> Built:
+    def build(draw: random.Random, swept: int) -> Built:
         rows, inner = draw.choice((32, 64, 128, 512)), draw.choice((16, 64, 196, 256, 1000))
-        net = Builder((rows, inner))
+        net = Builder((rows, inner), swept=swept)
         if operator == "Softmax":
             return net.done(net.add("Softmax", ["x"], (rows, inner), axis=-1)), net.shapes["x"]
         return net.done(net.add(operator, ["x"], (rows, 1), axes=[1], keepdims=1)), net.shapes["x"]
@@ -311,13 +368,13 @@ def _rows(operator: str) -> Build:
 
 
 def _recurrent(operator: str, gates: int) -> Build:
-    def build(draw: random.Random, evicted: int) -> Built:
+    def build(draw: random.Random, swept: int) -> Built:
         steps, inner, hidden = (
             draw.choice((8, 16, 32, 64)),
             draw.choice((8, 16, 40, 64)),
             draw.choice((16, 32, 64, 128)),
         )
-        net = Builder((steps, 1, inner))
+        net = Builder((steps, 1, inner), swept=swept)
         weights = [net.weight(1, gates * hidden, inner), net.weight(1, gates * hidden, hidden)]
         inputs = ["x", *weights, net.weight(1, 2 * gates * hidden)]
         return net.done(net.add(operator, inputs, (steps, 1, 1, hidden), hidden_size=hidden)), net.shapes["x"]
@@ -325,10 +382,43 @@ def _recurrent(operator: str, gates: int) -> Build:
     return build
 
 
-def _quantize(draw: random.Random, evicted: int) -> Built:
+def _trees(operator: str) -> Build:
+    """Whole trees over random features, whose leaves stand for one class in turns, or for a value."""
+
+    def build(draw: random.Random, swept: int) -> Built:
+        count, depth, rows = draw.choice((1, 10, 30, 100)), draw.choice((2, 4, 6, 8)), draw.choice((1, 1, 16))
+        features, size = draw.choice((8, 16, 32)), 2 ** (depth + 1) - 1
+        inner = 2**depth - 1
+        net, leaves = (
+            Builder((rows, features), swept=swept),
+            [(t, i) for t in range(count) for i in range(inner, size)],
+        )
+        ids = list(range(size))
+        attributes: dict[str, Any] = {
+            "nodes_treeids": [t for t in range(count) for _ in ids],
+            "nodes_nodeids": ids * count,
+            "nodes_featureids": [draw.randrange(features) if i < inner else 0 for _ in range(count) for i in ids],
+            "nodes_values": [draw.gauss(0, 1) if i < inner else 0.0 for _ in range(count) for i in ids],
+            "nodes_modes": ["BRANCH_LEQ" if i < inner else "LEAF" for i in ids] * count,
+            "nodes_truenodeids": [2 * i + 1 if i < inner else 0 for i in ids] * count,
+            "nodes_falsenodeids": [2 * i + 2 if i < inner else 0 for i in ids] * count,
+        }
+        prefix, classes = ("class", 3) if operator.endswith("Classifier") else ("target", 1)
+        attributes |= {f"{prefix}_treeids": [t for t, _ in leaves], f"{prefix}_nodeids": [i for _, i in leaves]}
+        attributes |= {f"{prefix}_ids": [i % classes for _, i in leaves], f"{prefix}_weights": [0.1] * len(leaves)}
+        if prefix == "class":
+            made = net.trees(operator, "x", (rows, classes), classlabels_int64s=list(range(classes)), **attributes)
+        else:
+            made = net.trees(operator, "x", (rows, 1), n_targets=1, **attributes)
+        return net.done(made), net.shapes["x"]
+
+    return build
+
+
+def _quantize(draw: random.Random, swept: int) -> Built:
     """To int8 and back, with a move between them that keeps the two apart."""
     rows, channels, height, width = _picture(draw)
-    net = Builder((rows, channels, height, width), int8=True)
+    net = Builder((rows, channels, height, width), int8=True, swept=swept)
     whole = net.add("QuantizeLinear", ["x", "scale", "middle"], net.shapes["x"])
     moved = net.add("Transpose", [whole], (rows, height, width, channels), perm=[0, 2, 3, 1])
     return net.done(
@@ -347,56 +437,77 @@ def _table() -> Iterator[tuple[str, int, Build]]:
     for int8 in (False, True):
         word = " int8" if int8 else ""
         yield f"pointwise{word}", 22 - 4 * int8, _conv(1, int8=int8)
-        yield f"depthwise 3{word}", 14, _conv(3, kind="depthwise", int8=int8)
+        yield f"depthwise 3{word}", 12, _conv(3, kind="depthwise", int8=int8)
         yield f"depthwise 3 strided{word}", 12, _conv(3, 2, kind="depthwise", int8=int8)
         yield f"depthwise 5{word}", 9, _conv(5, kind="depthwise", int8=int8)
         yield f"3x3{word}", 9, _conv(3, int8=int8)
-        yield f"3x3 strided{word}", 5, _conv(3, 2, int8=int8)
-        yield f"5x5{word}", 2, _conv(5, int8=int8)
-        yield f"pointwise few{word}", 10, _conv(1, kind="few", int8=int8)
-        yield f"pointwise one{word}", 8, _conv(1, kind="one", int8=int8)
-        yield f"3x3 few{word}", 8, _conv(3, kind="few", int8=int8)
-        yield f"pointwise uneven{word}", 8, _conv(1, kind="uneven", int8=int8)
-        yield f"3x3 uneven{word}", 4, _conv(3, kind="uneven", int8=int8)
+        yield f"3x3 strided{word}", 6, _conv(3, 2, int8=int8)
+        yield f"5x5{word}", 3, _conv(5, int8=int8)
+        yield f"pointwise few{word}", 12, _conv(1, kind="few", int8=int8)
+        yield f"pointwise one{word}", 9, _conv(1, kind="one", int8=int8)
+        yield f"3x3 few{word}", 9, _conv(3, kind="few", int8=int8)
+        yield f"pointwise uneven{word}", 9, _conv(1, kind="uneven", int8=int8)
+        yield f"3x3 uneven{word}", 6, _conv(3, kind="uneven", int8=int8)
         for kernel, stride in ((3, 1), (3, 2), (5, 1), (5, 2), (7, 1), (7, 2)):
             name = f"depthwise uneven {kernel}{' strided' * (stride > 1)}{word}"
-            yield name, 4, _conv(kernel, stride, kind="depthwise uneven", int8=int8)
-        yield f"first{word}", 10, _conv(3, 2, kind="first", int8=int8)
-        yield f"grouped{word}", 5, _conv(3, kind="grouped", int8=int8)
+            yield name, 3, _conv(kernel, stride, kind="depthwise uneven", int8=int8)
+        if not int8:
+            yield "pointwise plain", 9, _conv(1, kind="plain")
+            yield "3x3 plain", 3, _conv(3, kind="plain")
+            for kernel, stride in ((3, 1), (3, 2), (5, 1), (5, 2), (7, 2)):
+                yield (
+                    f"depthwise plain {kernel}{' strided' * (stride > 1)}",
+                    3,
+                    _conv(kernel, stride, kind="depthwise plain"),
+                )
+        yield f"first{word}", 9, _conv(3, 2, kind="first", int8=int8)
+        yield f"first whole{word}", 6, _conv(3, kind="first", int8=int8)
+        yield f"first wide{word}", 6, _conv(7, 2, kind="first", int8=int8)
+        yield f"scale{word}", 6, _conv(1, kind="scale", int8=int8)
+        yield f"grouped{word}", 6, _conv(3, kind="grouped", int8=int8)
         yield f"vector product{word}", 9, _dense((1,), int8=int8)
         yield f"matrix product{word}", 6, _dense((8, 32, 64), int8=int8)
         yield f"vector product relu{word}", 3, _dense((1,), int8=int8, act="Relu")
-        yield f"bare vector product{word}", 5, _product((1,), int8=int8)
-        yield f"bare matrix product{word}", 4, _product((8, 32, 64), int8=int8)
-        yield f"silu{word}", 3, _gated("SiLU", int8=int8)
-        yield f"hard-swish{word}", 3, _gated("HardSwish", int8=int8)
-        yield f"add{word}", 4, _binary("Add", int8=int8)
-        yield f"mul{word}", 4, _binary("Mul", int8=int8)
-    yield "mul by channel", 4, _binary("Mul", broadcast=True)
-    yield "add by channel", 4, _binary("Add", broadcast=True)
-    yield "int8 between", 10, _int8_between
-    yield "normalize", 4, _normalize
-    yield "pad", 3, _cut("Pad")
-    yield "slice", 3, _cut("Slice")
-    yield "mean of picture", 4, _mean_of_picture
+        yield f"bare vector product{word}", 6, _product((1,), int8=int8)
+        yield f"bare matrix product{word}", 6, _product((8, 32, 64), int8=int8)
+        yield f"silu{word}", 6, _gated("SiLU", int8=int8)
+        yield f"hard-swish{word}", 6, _gated("HardSwish", int8=int8)
+        yield f"add{word}", 6, _binary("Add", int8=int8)
+        yield f"mul{word}", 6, _binary("Mul", int8=int8)
+    yield "mul by channel", 6, _binary("Mul", broadcast=True)
+    yield "add by channel", 6, _binary("Add", broadcast=True)
+    yield "mul by scalar", 6, _binary("Mul", scalar=True)
+    yield "add scalar", 6, _binary("Add", scalar=True)
+    yield "sub", 3, _binary("Sub")
+    yield "div", 3, _binary("Div", scalar=True)
+    yield "int8 between", 12, _int8_between
+    yield "normalize", 9, _normalize
+    yield "pad", 6, _cut("Pad")
+    yield "slice", 6, _cut("Slice")
+    yield "mean of picture", 6, _mean_of_picture
     for operator in ("Relu", "Sigmoid", "Tanh", "Erf", "Exp", "Sqrt"):
-        yield operator.lower(), 3, _unary(operator)
-    yield "leaky relu", 2, _unary("LeakyRelu", alpha=0.1)
-    yield "max pool", 4, _pool("MaxPool")
-    yield "average pool", 3, _pool("AveragePool")
-    yield "global pool", 4, _global
-    yield "plain global pool", 4, _plain_global
-    yield "blocked", 8, _blocked
-    yield "concat", 3, _concat
-    yield "resize", 3, _resize
-    yield "transpose", 4, _transpose
-    yield "softmax", 3, _rows("Softmax")
-    yield "mean", 3, _rows("ReduceMean")
-    yield "attention", 5, _attention
-    yield "tokens", 5, _tokens
-    yield "lstm", 5, _recurrent("LSTM", 4)
-    yield "gru", 5, _recurrent("GRU", 3)
-    yield "quantize", 4, _quantize
+        yield operator.lower(), 6, _unary(operator)
+    yield "leaky relu", 6, _unary("LeakyRelu", alpha=0.1)
+    yield "max pool", 6, _pool("MaxPool")
+    yield "average pool", 6, _pool("AveragePool")
+    yield "global pool", 6, _global
+    yield "plain global pool", 6, _plain_global
+    yield "blocked", 9, _blocked
+    yield "concat", 6, _concat
+    yield "resize", 6, _resize
+    yield "resize between", 3, _between
+    yield "shuffle", 6, _shuffle(int8=False)
+    yield "shuffle int8", 6, _shuffle(int8=True)
+    yield "transpose", 6, _transpose
+    yield "softmax", 6, _rows("Softmax")
+    yield "mean", 6, _rows("ReduceMean")
+    yield "attention", 6, _attention
+    yield "tokens", 6, _tokens
+    yield "lstm", 9, _recurrent("LSTM", 4)
+    yield "gru", 6, _recurrent("GRU", 3)
+    yield "quantize", 6, _quantize
+    yield "tree classifier", 9, _trees("TreeEnsembleClassifier")
+    yield "tree regressor", 9, _trees("TreeEnsembleRegressor")
 
 
 TABLE = tuple(_table())

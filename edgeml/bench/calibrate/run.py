@@ -2,34 +2,42 @@
 
     micro-models x device -calibrate-> Calibration
 
-Every finished micro-model is kept in a journal beside the calibration: what is interrupted goes on where it was.
-The device needs only `edgeml_runtime.measure`; the models are made here.
+Whatever is finished is kept in a journal beside the calibration: what is interrupted goes on where it was.
+The device needs only `edgeml_runtime.measure`; the models are made here, one at a time.
 """
 
 from __future__ import annotations
 
-import json
+import functools
+import math
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from edgeml.bench.calibrate.blocks import EVICTION, Builder, feeds
-from edgeml.bench.calibrate.calibration import SCHEMA, Calibration, Reference
-from edgeml.bench.calibrate.kernels import Kernel, kernels
+from edgeml.bench.calibrate.calibration import Calibration, Reference
+from edgeml.bench.calibrate.journal import Journal, Row, digest_of
+from edgeml.bench.calibrate.kernels import Built, kernels
 from edgeml.bench.calibrate.reference import REFERENCES
-from edgeml.bench.calibrate.work import Work, with_cold, work_of
+from edgeml.bench.calibrate.work import Caches, Work, in_turn, works_of
+from edgeml.errors import NotFound
 from edgeml_runtime.measure import OperatorTime, Plan, Timing, environment, measure, operators
 from edgeml_runtime.session import DEFAULTS, Session
 from edgeml_runtime.wire.manifest import Settings
 
-ROUNDS, RUNS = 3, 20  # over all micro-models in a new random order each, so that a mood of the machine meets few
-REFERENCE_PLAN = Plan(min_s=0.5, min_count=30, max_s=4.0)
+RUNS = 12  # of a micro-model in one round
+REFERENCE_PLAN = Plan(warmup_s=0.1, min_s=0.4, min_count=20, max_s=2.0)  # of a net in one round
 LEAST_CACHE = 1 << 20  # bytes, where the kernel does not tell: a Raspberry Pi 4's
-CHAINS = 2, 62  # nodes
+NEAR_SHARE = 32  # of the last cache, the one before it: a Pi 4's 32 KB of 1 MB, this machine's 1 MB of 32
+LADDER = 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0, 2.0  # of the last cache
+CLIMB = 1.2  # from the first rung to the last: less says nothing of the cache
+CHAINS = 2, 62  # nodes that do next to nothing: their difference is what a node costs, the rest what a call costs
+LEAST_MS = 1e-5  # of a kernel, once the profiler's share is taken out
+CONDITIONS = ("onnxruntime", "cpu_model", "machine", "kernel")  # that must not change while it is interrupted
 Feeds = Mapping[str, np.ndarray]
 
 
@@ -57,6 +65,33 @@ class Here:
         return measure(Session(model, self.settings), inputs, plan)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Scope:
+    """How much of a calibration to do: everything, unless named.
+
+    Of several rounds, minutes apart and each in a new order, the fastest counts: what disturbs a kernel only ever
+    makes it slower.
+    """
+
+    kernels: Collection[str] = ()  # names of kernels.TABLE
+    references: Collection[str] = tuple(REFERENCES)
+    rounds: int = 3
+    plan: Plan = REFERENCE_PLAN
+
+
+WHOLE = Scope()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model of a calibration; `timed` end to end, too, where it is more than a kernel."""
+
+    name: str
+    build: Callable[[], Built]
+    timed: bool = True
+    swept: int = 0  # bytes touched between two runs
+
+
 def calibrate(
     device: Device,
     *,
@@ -64,109 +99,160 @@ def calibrate(
     settings: Settings = DEFAULTS,
     journal: Path | None = None,
     progress: Callable[[int, int, str], None] = lambda *_: None,
+    scope: Scope = WHOLE,
 ) -> Calibration:
     """Return the calibration of `device`, which has the board name `name`.
 
-    With `journal`, a file, each finished micro-model is appended to it and not run again after an interruption;
-    the caller removes it. `progress` is told (done, of, what).
+    With `journal`, a file, whatever is finished is appended to it and not run again after an interruption; the
+    caller removes it. `progress` is told (done, of, what). Raises NotFound for a kernel or reference that is none.
     """
     before = device.environment()
-    log = _Journal(journal, {"settings": asdict(settings), "onnxruntime": before["onnxruntime"]})
-    cache = int(before.get("cache_bytes", LEAST_CACHE))
-    every = [(round_, kernel) for round_ in range(ROUNDS) for kernel in _shuffled(round_, cache)]
-    total = len(every) + 2 * len(REFERENCES)
-    for done, (round_, kernel) in enumerate(every):
-        key = f"{round_} {kernel.name}"
-        progress(done, total, kernel.name)
-        if key not in log.rows:
-            log.add(key, _rows(device.nodes(kernel.data, feeds(kernel.shape), RUNS), kernel, cache))
+    log = Journal(journal, {"settings": asdict(settings), **{key: before.get(key) for key in CONDITIONS}})
+    caches = caches_of(before)
+    subjects = _subjects(caches.last, scope)
+    rows: dict[str, list[Row]] = {subject.name: [] for subject in subjects}
+    steps = [(round_, subject) for round_ in range(scope.rounds) for subject in _shuffled(subjects, round_)]
+    for done, (round_, subject) in enumerate(steps):
+        progress(done, len(steps), subject.name)
+        rows[subject.name].append(_row(device, log, subject, f"{round_} {subject.name}", scope.plan))
+    progress(len(steps), len(steps), "done")
+    return _calibration(name, settings, before, caches, [(subject, rows[subject.name]) for subject in subjects])
+
+
+def caches_of(environment: Mapping[str, Any]) -> Caches:
+    """Return the sizes of a device's caches, from what it told of itself."""
+    last = int(environment.get("cache_bytes", LEAST_CACHE))
+    return Caches(last, min(last, int(environment.get("near_cache_bytes", last // NEAR_SHARE))))
+
+
+def _subjects(cache: int, scope: Scope) -> list[Subject]:
+    """Return every model of a calibration."""
+    if unknown := set(scope.references) - REFERENCES.keys():
+        raise NotFound(f"no reference nets {', '.join(sorted(unknown))}: there are {', '.join(REFERENCES)}")
+    found = [Subject(one.name, one.built, False, one.swept) for one in kernels(cache, names=scope.kernels)]
+    found += [Subject(f"chain {count}", functools.partial(_chain, count)) for count in CHAINS]
+    found += [_rung(cache, share) for share in LADDER]
+    for name in scope.references:
+        for int8 in (False, True):
+            found.append(Subject(f"net {name}{' int8' * int8}", functools.partial(REFERENCES[name], int8)))
+    return found
+
+
+def _shuffled(subjects: Sequence[Subject], round_: int) -> list[Subject]:
+    """Return `subjects` in an order of this round's own, so that a mood of the machine meets others each time."""
+    return random.Random(round_).sample(subjects, len(subjects))
+
+
+def _row(device: Device, log: Journal, subject: Subject, key: str, plan: Plan) -> Row:
+    """Return what `subject` takes on `device`, from `log` if it is there."""
+    model, shape = subject.build()
+    key = f"{key} {digest_of(model)}"
+    row = log.get(key)
+    if row is None:
+        timing = device.time(model, feeds(shape), plan) if subject.timed else None
+        nodes = tuple(device.nodes(model, feeds(shape), RUNS))
+        row = Row(nodes, timing.p50_ms, timing.why) if timing else Row(nodes)
+        log.add(key, row)
+    return row
+
+
+def _calibration(
+    name: str,
+    settings: Settings,
+    environment: Mapping[str, Any],
+    caches: Caches,
+    found: Sequence[tuple[Subject, list[Row]]],
+) -> Calibration:
+    """Return the document made of what was `found`."""
+    caches = replace(caches, last=_kept(caches, [rows for one, rows in found if one.name.startswith("rung ")]))
+    chains = [rows for subject, rows in found if subject.name.startswith("chain ")]
+    call_ms, node_ms = _overheads(*chains)
     references = []
-    for done, (net, int8) in enumerate((net, int8) for net in REFERENCES for int8 in (False, True)):
-        progress(len(every) + done, total, net)
-        references.append(_reference(device, net, int8=int8, cache=cache))
-    node_ms = float(np.median([added for _, added, _ in references]))
+    for subject, rows in found:
+        if subject.name.startswith("net "):
+            works = tuple(works_of(rows[0].nodes, subject.build()[0]))
+            references.append(Reference(name=subject.name.removeprefix("net "), ms=_fastest(rows), nodes=works))
     return Calibration(
         device=name,
         settings=asdict(settings),
-        environment=before,
-        cache_bytes=cache,
-        call_ms=_call(device),
+        environment=dict(environment),
+        cache_bytes=caches.last,
+        near_bytes=caches.near,
+        call_ms=call_ms,
         node_ms=node_ms,
-        samples=tuple(_samples(log.rows, node_ms)),
-        references=tuple(one for one, _, _ in references),
-        doubts=tuple(sorted({why for _, _, why in references if why})),
+        samples=tuple(
+            sample
+            for subject, rows in found
+            if not subject.timed and not subject.name.startswith("rung ")
+            for sample in _samples(subject, rows, caches, node_ms)
+        ),
+        references=tuple(references),
+        doubts=tuple(sorted({row.why for _, rows in found for row in rows if row.why and row.ms == _fastest(rows)})),
     )
 
 
-def _shuffled(round_: int, cache: int) -> list[Kernel]:
-    made = kernels(cache)
-    random.Random(round_).shuffle(made)
-    return made
+def _samples(subject: Subject, rows: Sequence[Row], caches: Caches, node_ms: float) -> Iterator[tuple[Work, float]]:
+    """Return every node of a micro-model with its fastest round, without the profiler's share."""
+    own = [not node.name.startswith(EVICTION) for node in rows[0].nodes]
+    works = works_of(rows[0].nodes, subject.build()[0])
+    turns = iter(in_turn([work for work, mine in zip(works, own, strict=True) if mine], caches, swept=subject.swept))
+    for index, mine in enumerate(own):
+        if not mine:
+            continue
+        ms = min(row.nodes[index].ms for row in rows if len(row.nodes) == len(works))
+        yield next(turns), max(ms - node_ms, LEAST_MS)
 
 
-def _rows(nodes: Iterable[OperatorTime], kernel: Kernel, cache: int) -> list[list[Any]]:
-    kept = [node for node in nodes if not node.name.startswith(EVICTION)]
-    works = with_cold([work_of(node) for node in kept], cache, evicted=kernel.evicted)
-    return [[asdict(work), node.ms] for work, node in zip(works, kept, strict=True)]
+def _overheads(short: Sequence[Row], long: Sequence[Row]) -> tuple[float, float]:
+    """Return the milliseconds of a call with nothing in it, and what the profiler adds to each node."""
+    few, many = CHAINS
+    node = (_fastest(long) - _fastest(short)) / (many - few)
+    profiled = min(float(np.mean([one.ms for one in row.nodes])) for row in long)
+    return max(0.0, _fastest(short) - few * node), profiled - node
 
 
-def _reference(device: Device, name: str, *, int8: bool, cache: int) -> tuple[Reference, float, str]:
-    """Return a net's time and work, the milliseconds that the profiler added to each node, and what spoiled it."""
-    model, shape = REFERENCES[name](int8)
-    timing = device.time(model, feeds(shape), REFERENCE_PLAN)
-    nodes = device.nodes(model, feeds(shape), RUNS)
-    added = (sum(node.ms for node in nodes) - timing.p50_ms) / len(nodes)
-    works = tuple(with_cold([work_of(node) for node in nodes], cache))
-    return Reference(name=f"{name}{' int8' * int8}", ms=timing.p50_ms, nodes=works), max(0.0, added), timing.why
+def _rung(cache: int, share: float) -> Subject:
+    """Return a product with a vector whose weights fill an eighth of `cache`, after `share` of it was swept."""
+    side, swept = math.isqrt(cache // 32), int(share * cache)
+
+    def build() -> Built:
+        net = Builder((1, side), swept=swept)
+        return net.done(net.dense("x", side)), net.shapes["x"]
+
+    return Subject(f"rung {share}", build, False, swept)
 
 
-def _call(device: Device) -> float:
-    """Return the milliseconds of a call with nothing in it, from chains of two lengths."""
-    times = {count: device.time(_chain(count), feeds((1, 64)), REFERENCE_PLAN).p50_ms for count in CHAINS}
-    short, long = CHAINS
-    return max(0.0, times[short] - short * (times[long] - times[short]) / (long - short))
+def _kept(caches: Caches, rungs: Sequence[Sequence[Row]]) -> int:
+    """Return how many bytes the last cache keeps for this process: neighbours may use it, too.
+
+    It is what must be touched for weights to be half lost: the time of a product climbs from the first rung to the
+    last, and crosses the middle there.
+    """
+    times = [min(_own(row)[0].ms for row in rows) for rows in rungs]
+    touched = [(share + 1 / 8) * caches.last for share in LADDER]
+    if times[-1] < CLIMB * times[0]:
+        return caches.last
+    middle = (times[0] + times[-1]) / 2
+    for index in range(1, len(times)):
+        if times[index] >= middle:
+            part = (middle - times[index - 1]) / max(times[index] - times[index - 1], 1e-9)
+            kept = touched[index - 1] + min(max(part, 0.0), 1.0) * (touched[index] - touched[index - 1])
+            return int(min(max(kept, caches.last / 8), caches.last))
+    return caches.last
 
 
-def _chain(count: int) -> bytes:
+def _own(row: Row) -> list[OperatorTime]:
+    """Return the nodes that a micro-model is about."""
+    return [node for node in row.nodes if not node.name.startswith(EVICTION)]
+
+
+def _fastest(rows: Sequence[Row]) -> float:
+    return min(row.ms for row in rows if row.ms is not None)
+
+
+def _chain(count: int) -> Built:
+    """Return a model of `count` nodes that do next to nothing."""
     net, x = Builder((1, 64)), "x"
     for index in range(count):
         x = net.add(("Neg", "Abs")[index % 2], [x], (1, 64))
-    return net.done(x)
-
-
-def _samples(rows: Mapping[str, list[list[Any]]], node_ms: float) -> Iterable[tuple[Work, float]]:
-    """Return every node with the median of its rounds; copies of one kernel in one model are one sample."""
-    times: dict[tuple[str, str, Work], list[float]] = {}
-    for key, nodes in rows.items():
-        for work, ms in nodes:
-            kernel = key.partition(" ")[2]
-            found = Work(**work)
-            times.setdefault((kernel, found.kind, found), []).append(ms)
-    for (_, _, work), found_ms in times.items():
-        yield work, max(float(np.median(found_ms)) - node_ms, 1e-5)
-
-
-class _Journal:
-    """Finished micro-models by key, appended to a file line by line; one of other conditions is begun anew."""
-
-    def __init__(self, path: Path | None, conditions: Mapping[str, Any]) -> None:
-        self.rows: dict[str, list[list[Any]]] = {}
-        self._path = path
-        head = json.dumps({"schema": SCHEMA, **conditions}, sort_keys=True)
-        lines = path.read_text(encoding="utf-8").splitlines() if path and path.exists() else []
-        if lines[:1] == [head]:
-            for line in lines[1:]:
-                try:
-                    key, rows = json.loads(line)
-                except ValueError:
-                    break  # the line that was being written when the power went
-                self.rows[key] = rows
-        if path:
-            kept = "".join(json.dumps([key, rows]) + "\n" for key, rows in self.rows.items())
-            path.write_text(f"{head}\n{kept}", encoding="utf-8")
-
-    def add(self, key: str, rows: list[list[Any]]) -> None:
-        self.rows[key] = rows
-        if self._path:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([key, rows]) + "\n")
+    return net.done(x), net.shapes["x"]

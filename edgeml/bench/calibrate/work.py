@@ -7,9 +7,12 @@ blocked NCHWc or plain), its element type, and for convolutions the kind of kern
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from onnx import ModelProto, NodeProto
+
+from edgeml.graph import trees
 from edgeml_runtime.measure import OperatorTime
 
 BYTES = {"float": 4, "float16": 2, "double": 8, "int64": 8, "int32": 4, "int8": 1, "uint8": 1, "bool": 1, "string": 16}
@@ -23,9 +26,21 @@ PRODUCTS = frozenset(
 RECURRENT = frozenset({"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"})
 ALIKE = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul", "Sub": "Add"}  # one kernel, or nearly
 PAIRED = frozenset({"Add", "Mul", "Sub", "Div", "Max", "Min", "Pow", "QLinearAdd", "QLinearMul"})
+POOLS = frozenset({"MaxPool", "AveragePool"})
+RENAMED_POOLS = frozenset({"NhwcMaxPool", "QLinearAveragePool"})
+USUAL_WINDOW = 4  # of a pool whose own is not known
+SIDED = frozenset({"Resize", "Upsample", "ReduceMean", "ReduceSum", "ReduceMax"})  # the last axis is theirs, or kept
 FREE = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Shape", "Constant"})  # no data moves
 FEW = 64  # positions of a picture
 Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Caches:
+    """Bytes of the last level, and of the one before it."""
+
+    last: int
+    near: int
 
 
 @dataclass(frozen=True)
@@ -37,8 +52,52 @@ class Work:
     macs: float
     moved: float  # bytes of activations in and out
     weights: float  # bytes of what does not change
-    cold: float = 0.0  # those of `weights` that come from memory, not from a cache
-    gathered: float = 0.0  # elements in a convolution's windows, positions if depthwise, runs of a broadcast
+    gathered: float = 0.0  # elements in windows (positions if depthwise), runs of a broadcast, visits of trees
+    stale: float = 0.0  # share of what the node needs that the nearer caches have forgotten
+    far: float = 0.0  # share that the last cache has forgotten, too
+    spilled: float = 0.0  # bytes of `moved` that memory holds, not a cache
+    over: float = 0.0  # bytes of `moved` that the nearer caches are too small for
+
+    def amounts(self) -> dict[str, float]:
+        """Return what is counted, without the names."""
+        return {key: value for key, value in vars(self).items() if key not in ("family", "kind")}
+
+
+def works_of(nodes: Sequence[OperatorTime], model: bytes | ModelProto) -> list[Work]:
+    """Return the work of every node that `model` ran as; the model tells what no shape does, the size of its trees."""
+    proto = model if isinstance(model, ModelProto) else ModelProto.FromString(model)
+    visits = {node.name: trees.visits(node) for node in proto.graph.node if node.op_type in trees.OPERATORS}
+    windows = {node.name: _window(node) for node in proto.graph.node if node.op_type in POOLS}
+    found = []
+    for node in nodes:
+        if node.operator in trees.OPERATORS:
+            found.append(_of_trees(node, visits))
+        elif node.operator in POOLS or node.operator in RENAMED_POOLS:
+            found.append(_of_pool(node, windows))
+        else:
+            found.append(work_of(node))
+    return found
+
+
+def _window(node: NodeProto) -> int:
+    return math.prod(next((one.ints for one in node.attribute if one.name == "kernel_shape"), [1]))
+
+
+def _of_pool(node: OperatorTime, windows: Mapping[str, int]) -> Work:
+    """Return the work of a pool; the runtime puts something behind the names of nodes that it replaces."""
+    found = max((name for name in windows if name and node.name.startswith(name)), key=len, default="")
+    plain, (_, y) = work_of(node), node.shapes[node.inputs]
+    return replace(plain, gathered=float(math.prod(y) * windows.get(found, USUAL_WINDOW)))
+
+
+def _of_trees(node: OperatorTime, visits: Mapping[str, float]) -> Work:
+    """Return the work of a tree ensemble; the only one of a model may be without a name in its file."""
+    found = visits.get(node.name, next(iter(visits.values())) if len(visits) == 1 else 0.0)
+    (kind, shape), *_ = node.shapes
+    rows = shape[0] if len(shape) > 1 else 1
+    return Work(
+        f"{node.operator} {kind}", "", 0.0, float(node.input_bytes + node.output_bytes), 0.0, gathered=rows * found
+    )
 
 
 def work_of(node: OperatorTime) -> Work:
@@ -57,8 +116,15 @@ def work_of(node: OperatorTime) -> Work:
             return Work(family, kind, macs, moved, float(node.parameter_bytes), gathered=gathered)
     if node.operator in PAIRED and len(shapes) > 1:
         kind, runs = _pairing([shape for shape in shapes if shape], outputs[0][1])
-        return Work(family, kind, 0.0, moved, float(node.parameter_bytes), gathered=runs)
+        return Work(family, kind, 0.0, moved + node.parameter_bytes, 0.0, gathered=runs)
+    if node.operator == "Transpose" and shapes and shapes[0] and outputs:
+        kind = ("rows" if shapes[0][-1] == outputs[0][1][-1] else "across") + " many" * (len(shapes[0]) > 4)
+        return Work(family, kind, 0.0, moved, 0.0, gathered=float(math.prod(shapes[0])))
     kind, macs = _macs(node.operator, shapes, [shape for _, shape in outputs])
+    if node.operator in SIDED and shapes and shapes[0] and outputs and outputs[0][1]:
+        kind = "rows" if shapes[0][-1] == outputs[0][1][-1] else "across"
+    if not macs:  # constants of an operator that only moves or maps: a scale, a table
+        return Work(family, kind, 0.0, moved + node.parameter_bytes, 0.0)
     return Work(family, kind, macs, moved, float(node.parameter_bytes))
 
 
@@ -111,12 +177,19 @@ def _convolution(x: Shape, weight: Shape, y: Shape, *, last: bool) -> tuple[str,
     return f"dense{few}{uneven}{strided}", macs, macs / out
 
 
-def with_cold(works: Sequence[Work], cache: int, *, evicted: float | None = None) -> list[Work]:
-    """Return `works` with the weights that a last-level cache of `cache` bytes does not keep from run to run.
+def in_turn(works: Sequence[Work], caches: Caches, *, swept: float = 0.0) -> list[Work]:
+    """Return `works`, run one after the other again and again, with what the caches do not keep from run to run.
 
-    A net's weights take turns in it: none is lost while they fill half of it, all when one and a half times it.
-    `evicted` are the bytes read between two runs, those of all `works` if not given.
+    A net's weights take turns in a cache: none is lost while they fill half of it, all when one and a half times it.
+    `swept` bytes are touched between two runs; the activations of a net are never so long away.
     """
-    total = sum(work.weights for work in works) if evicted is None else evicted
-    share = min(1.0, max(0.0, total / cache - 0.5))
-    return [replace(work, cold=share * work.weights) for work in works]
+    weights, largest = sum(work.weights for work in works), max((work.moved for work in works), default=0)
+    stale, far = _lost(weights + largest + swept, caches.near), _lost(weights + swept, caches.last)
+    spilled = _lost(swept, caches.last)
+    return [
+        replace(w, stale=stale, far=far, spilled=spilled * w.moved, over=max(0.0, w.moved - caches.near)) for w in works
+    ]
+
+
+def _lost(touched: float, cache: int) -> float:
+    return min(1.0, max(0.0, touched / cache - 0.5))

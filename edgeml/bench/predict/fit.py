@@ -17,13 +17,18 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import nnls
 
-from edgeml.bench.calibrate import Calibration
-from edgeml.bench.calibrate.work import Work, with_cold
+from edgeml.bench.calibrate import Calibration, Reference
+from edgeml.bench.calibrate.work import Work, in_turn
 
 LEAST_SAMPLES = 3
+ROUNDS = 4  # of reweighting
+LEAST_NODE_SPREAD = 0.1  # of the logarithm, of any class
 RESOLUTION_MS = 5e-4  # half a microsecond: below it relative errors are the profiler's
 LEAST_SPREAD = 0.03  # of the logarithm: no five nets promise more
 T95 = 2.13  # two-sided 90 % of Student's t with 4 degrees of freedom: five reference nets
+MOVING = "* moving"  # the group of all that only move or map elements
+HELD = 0.25  # how hard a class is held to the one that holds it: an eighth sample's worth of each coefficient
+HUBER = 0.25  # relative errors above it count as disturbed
 UNCOVERED_SPREAD = math.log(3.0)  # of an operator nobody measured
 
 
@@ -59,11 +64,18 @@ class Kernels:
         for work, ms in calibration.samples:
             for kind in _kinds(work.kind):
                 groups.setdefault((work.family, kind), []).append((work, ms))
-            if work.macs:
-                groups.setdefault((_product(work), ""), []).append((work, ms))
-        self.models = {key: _fit(found) for key, found in groups.items()}
-        self._bytes = _fit([pair for pair in calibration.samples if not pair[0].macs])
-        self.scalars = {int8: self._scalar(int8) for int8 in (False, True)}
+            groups.setdefault((_product(work), ""), []).append((work, ms))
+        self.models: dict[tuple[str, str], Model] = {}
+        for key in sorted(groups, key=lambda key: (not key[0].startswith("*"), len(key[1].split()))):
+            self.models[key] = _fit(groups[key], self._wider(key, groups[key][0][0]))
+        self.scalars = {int8: self._scalar(int8, calibration.references) for int8 in (False, True)}
+
+    def _wider(self, key: tuple[str, str], work: Work) -> Model | None:
+        """Return the model of the class that holds the one of this key, None for the widest."""
+        family, kind = key
+        if family.startswith("*"):
+            return None
+        return self.models[(family, " ".join(kind.split()[:-1])) if kind else (_product(work), "")]
 
     def node(self, work: Work) -> tuple[float, float, bool]:
         """Return the milliseconds of a node, the spread of their logarithm, and whether its class was measured."""
@@ -71,12 +83,13 @@ class Kernels:
             model = self.models.get((work.family, kind))
             if model is not None and (model.samples >= LEAST_SAMPLES or not kind):
                 return model.ms(work), model.spread, True
-        other = self.models.get((_product(work), ""), self._bytes) if work.macs else self._bytes
+        other = self.models.get((_product(work), ""))
+        other = other or self.models.get((MOVING, "")) or next(iter(self.models.values()))
         return other.ms(work), UNCOVERED_SPREAD, False
 
     def forecast(self, nodes: Sequence[Work]) -> Forecast:
         """Return what a net of `nodes` takes for one query."""
-        raw, spread, unknown = self._sum(with_cold(nodes, self.calibration.cache_bytes))
+        raw, spread, unknown = self._sum(in_turn(nodes, self.calibration.caches()))
         scalar, between = self.scalars[_is_int8(nodes)]
         ms = scalar * raw
         missing = sum(unknown.values())
@@ -84,6 +97,15 @@ class Kernels:
         factor = math.exp(T95 * sigma)
         largest = sorted(unknown, key=lambda family: -unknown[family])
         return Forecast(ms / factor, ms, ms * factor, 1.0 - missing / raw, tuple(largest))
+
+    def left_out(self) -> dict[str, float]:
+        """Return for every reference net what is predicted of it, set right by the other nets alone, by measured."""
+        found = {}
+        for index, one in enumerate(self.calibration.references):
+            others = (*self.calibration.references[:index], *self.calibration.references[index + 1 :])
+            scalar, _ = self._scalar(_is_int8(one.nodes), others)
+            found[one.name] = scalar * self._sum(in_turn(one.nodes, self.calibration.caches()))[0] / one.ms
+        return found
 
     def _sum(self, nodes: Iterable[Work]) -> tuple[float, float, dict[str, float]]:
         """Return the milliseconds of all nodes and the call, the spread of the sum, the uncovered part by family."""
@@ -97,11 +119,11 @@ class Kernels:
                 unknown[work.family] = unknown.get(work.family, 0.0) + ms
         return total, math.sqrt(sum(value**2 for value in variance.values())) / total, unknown
 
-    def _scalar(self, int8: bool) -> tuple[float, float]:
+    def _scalar(self, int8: bool, references: Sequence[Reference]) -> tuple[float, float]:
         """Return what the reference nets say the sum must be multiplied by, and how far they disagree (log)."""
         ratios = [
-            math.log(one.ms / self._sum(one.nodes)[0])
-            for one in self.calibration.references
+            math.log(one.ms / self._sum(in_turn(one.nodes, self.calibration.caches()))[0])
+            for one in references
             if _is_int8(one.nodes) == int8
         ]
         if not ratios:
@@ -118,8 +140,8 @@ def _kinds(kind: str) -> list[str]:
 
 
 def _product(work: Work) -> str:
-    """Return the name of the group of everything that multiplies in this element type."""
-    return f"* {work.family.split()[1]}"
+    """Return the name of the group of everything that multiplies in this element type, or that multiplies not."""
+    return f"* {work.family.split()[1]}" if work.macs else MOVING
 
 
 def _is_int8(nodes: Sequence[Work]) -> bool:
@@ -127,22 +149,37 @@ def _is_int8(nodes: Sequence[Work]) -> bool:
 
 
 def _row(work: Work) -> tuple[float, ...]:
-    return 1.0, work.macs, work.moved, work.weights, work.cold, work.gathered
+    near, far = work.stale, work.far
+    return (
+        *(1.0, near, far),
+        *(work.macs, work.gathered),
+        *(work.moved, near * work.moved, work.over, work.spilled),
+        *(work.weights, near * work.weights, far * work.weights),
+    )
 
 
-def _fit(samples: Sequence[tuple[Work, float]]) -> Model:
-    """Return the non-negative model of least relative error; columns are scaled, for they differ by 10^9."""
+def _fit(samples: Sequence[tuple[Work, float]], wider: Model | None) -> Model:
+    """Return the non-negative model of least relative error, held to the `wider` class's where samples say little.
+
+    Columns are scaled, for they differ by 10^9. Samples that lie far off weigh less (Huber).
+    """
     times = np.array([ms for _, ms in samples])
+    rows = np.array([_row(work) for work, _ in samples])
     weights = 1.0 / (times + RESOLUTION_MS)
-    matrix = np.array([_row(work) for work, _ in samples]) * weights[:, None]
-    scale = np.maximum(np.abs(matrix).max(axis=0), 1e-30)
-    found, _ = nnls(matrix / scale, times * weights)
+    scale = np.maximum((rows * weights[:, None]).mean(axis=0), 1e-30)
+    held = np.zeros(0) if wider is None else HELD * scale * np.array(wider.coefficients)
+    hold = np.zeros((0, len(scale))) if wider is None else HELD * np.eye(len(scale))
+    trust = np.ones(len(samples))
+    for _ in range(ROUNDS):
+        matrix = np.vstack([rows * (weights * trust)[:, None] / scale, hold])
+        found, _ = nnls(matrix, np.concatenate([times * weights * trust, held]))
+        off = np.abs(rows @ (found / scale) - times) * weights
+        trust = np.sqrt(np.minimum(1.0, HUBER / np.maximum(off, 1e-12)))
     coefficients = found / scale
-    guessed = np.array([_row(work) for work, _ in samples]) @ coefficients
-    residuals = np.log((guessed + RESOLUTION_MS) / (times + RESOLUTION_MS))
-    spread = float(np.sqrt(np.sum(residuals**2) / max(1, len(samples) - np.count_nonzero(found))))
+    residuals = np.log((rows @ coefficients + RESOLUTION_MS) / (times + RESOLUTION_MS))
+    spread = float(np.sqrt(np.sum(residuals**2) / max(1.0, len(samples) - np.count_nonzero(found) / 2)))
     known = tuple(float(value) for value in coefficients)
-    return Model(known, spread if len(samples) >= LEAST_SAMPLES else max(spread, 0.3), len(samples))
+    return Model(known, max(spread, LEAST_NODE_SPREAD), len(samples))
 
 
 def errors(pairs: Mapping[str, tuple[Forecast, float]]) -> dict[str, float]:

@@ -13,7 +13,8 @@ from edgeml.bench.calibrate import Calibration
 from edgeml.bench.measure import one_query
 from edgeml.bench.predict.calibrated import predict_calibrated
 from edgeml.bench.predict.combine import combine
-from edgeml.bench.predict.roofline import memory_mb, predict
+from edgeml.bench.predict.memory import memory_mb
+from edgeml.bench.predict.roofline import predict
 from edgeml.devices import DeviceProfile
 from edgeml.errors import NotFound, NotPredictable
 

@@ -41,12 +41,6 @@ INSTRUCTIONS_PER_CYCLE = {IN_ORDER: 0.7, OUT_OF_ORDER: 1.2, DOT: 2.0}  # assumpt
 CYCLES_PER_VISIT = {IN_ORDER: 20.0, OUT_OF_ORDER: 10.0, DOT: 8.0}  # assumption: one tree node, in cache or near
 THREAD_EXPONENT = 0.5  # four threads are about twice as fast as one on every Pi (ncnn, TFLite: 1.7 to 2.2)
 
-# the runtime's process, on x86-64; the anonymous part of it is what aarch64 pays too
-RUNTIME_MB = 52.0  # Python, onnxruntime, numpy, paho, with telemetry off: resident 51.8
-SESSION_MB = 10.0  # any session, however small its model
-WEIGHT_FACTOR = 1.6  # at the peak while loading: 100 MB of weights took 170 MB
-ACTIVATION_FACTOR = 2.0  # the arena holds about twice what is alive
-
 
 def kind_of(board: Machine) -> str:
     """Return which column of the tables fits `board`."""

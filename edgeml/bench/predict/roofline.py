@@ -16,6 +16,7 @@ import numpy as np
 from edgeml.artifacts import OnnxModel, Prediction
 from edgeml.bench.predict import prior
 from edgeml.bench.predict.machine import Machine, machines_of, unknown_of
+from edgeml.bench.predict.memory import memory_mb
 from edgeml.bench.predict.transfer import COUNTED, ms_of, scales_for
 from edgeml.bench.predict.works import Work, work_of
 from edgeml.devices import DeviceProfile
@@ -109,11 +110,3 @@ def _counted(work: Cost, board: Machine, threads: int) -> tuple[float, float]:
     odd = sum(work.unknown.values())
     overhead = (call + prior.INSTRUCTIONS_PER_NODE * (work.nodes - odd)) / rate
     return overhead + compute + moved + visits, odd * prior.INSTRUCTIONS_PER_UNKNOWN / rate
-
-
-def memory_mb(model: OnnxModel, work: Cost | None = None) -> float:
-    """Return the resident megabytes, at the peak while loading, of a process that serves `model`."""
-    work = work or cost(model)
-    weights = max(work.weight_bytes, len(model.data)) / 1e6
-    activations = prior.ACTIVATION_FACTOR * work.activation_bytes / 1e6
-    return prior.RUNTIME_MB + prior.SESSION_MB + prior.WEIGHT_FACTOR * weights + activations

@@ -126,7 +126,8 @@ def environment() -> dict[str, Any]:
         "cpu_model": _cpu_model(),
         "cores": os.cpu_count(),
         "affinity": sorted(os.sched_getaffinity(0)),
-        "cache_bytes": _last_cache(),
+        "cache_bytes": next(reversed(_caches()), None),
+        "near_cache_bytes": next(iter(_caches()[-2:-1]), None),
         "load_average": os.getloadavg()[0],
         "running": _running_tasks(),
         "governor": _governor(),
@@ -186,11 +187,11 @@ def _swapped() -> int | None:
     return sum(map(int, pairs.values())) if pairs else None
 
 
-def _last_cache() -> int | None:
-    """Return the bytes of the last-level cache that the first core can use."""
-    sizes = [_read(path) or "" for path in (CPU / "cpu0/cache").glob("index*/size")]
-    known = [int(size[:-1]) * {"K": 1 << 10, "M": 1 << 20}[size[-1]] for size in sizes if size[-1:] in ("K", "M")]
-    return max(known, default=None)
+def _caches() -> list[int]:
+    """Return the bytes of the caches for data that the first core can use, the nearest first."""
+    levels = [path for path in (CPU / "cpu0/cache").glob("index*") if _read(path / "type") != "Instruction"]
+    sizes = [_read(path / "size") or "" for path in levels]
+    return sorted(int(one[:-1]) * {"K": 1 << 10, "M": 1 << 20}[one[-1]] for one in sizes if one[-1:] in ("K", "M"))
 
 
 def _slowest_core() -> int | None:
