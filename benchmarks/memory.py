@@ -41,11 +41,12 @@ OPTIONS: dict[str, Settings] = {
     "defaults": Settings(),
     "two threads": Settings(threads=2),
     "no arena": Settings(arena=False),
+    "no memory pattern": Settings(mem_pattern=False),
     "no prepacking": Settings(prepacking=False),
     "graph level extended": Settings(graph_level="extended"),
     "graph level disabled": Settings(graph_level="disabled"),
-    EXTERNAL: Settings(),
-    f"{EXTERNAL}, extended, no prepacking": Settings(graph_level="extended", prepacking=False),
+    EXTERNAL: Settings(external_data=True),
+    f"{EXTERNAL}, extended, no prepacking": Settings(graph_level="extended", prepacking=False, external_data=True),
     "basic, no arena, no prepacking": Settings(graph_level="basic", arena=False, prepacking=False),
 }
 
@@ -102,10 +103,7 @@ def evaluate(cells: Sequence[Cell], nets: Path) -> dict[str, Any]:
     """Return fitted prices, and every model's error with prices fitted to the other models."""
     costs = {name: graph.cost(data) for name, data in models(nets).items()}
     machine = platform.machine()
-    found = [
-        amounts(costs[cell.model], OPTIONS[cell.option], external=cell.option.startswith(EXTERNAL), machine=machine)
-        for cell in cells
-    ]
+    found = [amounts(costs[cell.model], OPTIONS[cell.option], machine=machine) for cell in cells]
     matrix = np.array([[row[name] for name in PRICES] for row in found])
     bare, names = np.array([cell.bare for cell in cells]), np.array([cell.model for cell in cells])
     told: dict[str, Any] = {"prices": {}, "errors": {}}
@@ -118,7 +116,7 @@ def evaluate(cells: Sequence[Cell], nets: Path) -> dict[str, Any]:
             predicted[out] = matrix[out] @ _fit(matrix[~out], bare[~out], total[~out]) + bare[out]
         told["errors"][what] = (predicted / total - 1).tolist()
     anonymous = np.array([cell.anonymous for cell in cells])
-    files = [mapped(row, external=c.option.startswith(EXTERNAL)) for row, c in zip(found, cells, strict=True)]
+    files = [mapped(row, OPTIONS[c.option]) for row, c in zip(found, cells, strict=True)]
     steady = np.array([cell.steady for cell in cells]) * (1 + np.array(told["errors"]["steady"]))
     told["errors"]["anonymous"] = ((np.maximum(steady - files, 0) - anonymous) / anonymous).tolist()
     return told | {"cells": [vars(cell) for cell in cells]}

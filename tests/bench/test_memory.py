@@ -43,6 +43,7 @@ OPTIONS = [
     Settings(threads=2),
     Settings(arena=False),
     Settings(prepacking=False),
+    Settings(mem_pattern=False),
     Settings(graph_level="extended"),
     Settings(graph_level="basic", arena=False, prepacking=False),
 ]
@@ -71,7 +72,7 @@ def test_every_amount_has_a_price_and_the_peak_is_never_below_what_stays():
 def test_weights_beside_the_file_stay_there_when_they_are_not_packed():
     model = MODELS["dense, 42 MB"][0]
     usual = memory(model)
-    mapped = memory(model, Settings(prepacking=False), external=True)
+    mapped = memory(model, Settings(prepacking=False, external_data=True))
     assert mapped.anonymous_mb < usual.anonymous_mb - 42
     assert mapped.steady_mb < usual.steady_mb
 

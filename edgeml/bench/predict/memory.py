@@ -47,19 +47,17 @@ class Memory:
     anonymous_mb: float
 
 
-def memory(
-    model: OnnxModel | Cost, settings: Settings = DEFAULTS, *, external: bool = False, machine: str = "aarch64"
-) -> Memory:
-    """Return what a process holds that serves `model` with `settings`; `external`: its weights lie beside the file."""
-    found = amounts(model, settings, external=external, machine=machine)
+def memory(model: OnnxModel | Cost, settings: Settings = DEFAULTS, *, machine: str = "aarch64") -> Memory:
+    """Return what a process holds that serves `model` with `settings`."""
+    found = amounts(model, settings, machine=machine)
     steady, peak = (RUNTIME_MB + sum(PRICES[name][i] * amount for name, amount in found.items()) for i in (0, 1))
-    return Memory(steady, max(steady, peak), max(steady - mapped(found, external=external), 0.0))
+    return Memory(steady, max(steady, peak), max(steady - mapped(found, settings), 0.0))
 
 
-def mapped(found: Mapping[str, float], *, external: bool) -> float:
+def mapped(found: Mapping[str, float], settings: Settings) -> float:
     """Return the resident megabytes that files back: libraries, and weights beside the file that were not copied."""
     copied = found["blocked"] + found["packed"] + found["int8 packed"]
-    return FILES_MB + (max(0.0, found["weights"] - copied) if external else 0.0)
+    return FILES_MB + (max(0.0, found["weights"] - copied) if settings.external_data else 0.0)
 
 
 def memory_mb(
@@ -69,9 +67,7 @@ def memory_mb(
     return memory(work or model, settings, machine=machine).peak_mb
 
 
-def amounts(
-    model: OnnxModel | Cost, settings: Settings = DEFAULTS, *, external: bool = False, machine: str = "aarch64"
-) -> dict[str, float]:
+def amounts(model: OnnxModel | Cost, settings: Settings = DEFAULTS, *, machine: str = "aarch64") -> dict[str, float]:
     """Return how much there is of everything that PRICES has a price for."""
     work = model if isinstance(model, Cost) else cost(model)
     convolutions, products, int8 = _weights(work)
@@ -84,9 +80,9 @@ def amounts(
         "nodes": float(work.nodes),
         "weights": work.weight_bytes / 1e6,
         "blocked": blocked,
-        "blocked, from the heap": 0.0 if external else blocked,
+        "blocked, from the heap": 0.0 if settings.external_data else blocked,
         "packed": packed,
-        "packed, from the heap": 0.0 if external else packed,
+        "packed, from the heap": 0.0 if settings.external_data else packed,
         "int8 packed": int8 if settings.prepacking and fused else 0.0,
         "int8 not fused": 0.0 if fused else int8,
         "activations": activations if settings.arena else 0.0,
