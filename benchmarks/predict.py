@@ -29,6 +29,7 @@ from edgeml import graph
 from edgeml.artifacts import OnnxModel
 from edgeml.bench.calibrate import Calibration, Device, Here, calibrate, operator_time
 from edgeml.bench.calibrate.journal import Journal, Row, digest_of
+from edgeml.bench.calibrate.run import Scope, whole_ms
 from edgeml.bench.calibrate.work import Work, works_of
 from edgeml.bench.predict.fit import Forecast, Kernels
 from edgeml_runtime.measure import OperatorTime, Plan, Timing
@@ -36,7 +37,7 @@ from edgeml_runtime.wire.manifest import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results"
-ROUNDS = 3  # minutes apart, each over all networks in a new order; the lowest median counts, as in the calibration
+ROUNDS = 2  # minutes apart, each over all networks in a new order; the lowest median counts, as in the calibration
 PLAN = Plan(warmup_s=0.1, min_s=0.4, min_count=10, max_s=2.0)
 
 
@@ -128,6 +129,7 @@ def measure(device: Device, case: Case, nets: Path, work: Path) -> tuple[Calibra
         name=case.name,
         settings=case.settings,
         journal=work / f"{stem}.calibrating.jsonl",
+        scope=Scope(rounds=ROUNDS),
         progress=lambda done, of, what: log(f"  {done}/{of} {what:<40}"),
     )
     (work / f"{stem}.calibration.json").write_text(calibration.to_json(), encoding="utf-8")
@@ -143,7 +145,8 @@ def measure(device: Device, case: Case, nets: Path, work: Path) -> tuple[Calibra
                 model = path.read_bytes()
                 inputs = graph.random_rows(OnnxModel(model, source="benchmark"), 1)
                 timing = device.time(model, inputs, PLAN)
-                row = Row(tuple(device.nodes(model, inputs, 3)), timing.p50_ms, timing.why)
+                ms = whole_ms(timing, case.settings.threads)
+                row = Row(tuple(device.nodes(model, inputs, 3)), ms, timing.why)
                 journal.add(key, row)
             found[path.name].append(row)
     return calibration, found

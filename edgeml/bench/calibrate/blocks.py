@@ -48,6 +48,12 @@ class Builder:
         self.weights[name] = np.resize((self._draw.standard_normal(PATTERN) * scale).astype(np.float32), shape)
         return name
 
+    def constant(self, value: float) -> str:
+        """Add a float32 number."""
+        name = f"c{len(self.weights)}"
+        self.weights[name] = np.array(value, np.float32)
+        return name
+
     def conv(
         self, x: str, out: int, *, kernel: int = 1, stride: int = 1, group: int = 1, act: Activation = "Relu"
     ) -> str:

@@ -21,8 +21,9 @@ import numpy as np
 from edgeml.bench.calibrate.blocks import EVICTION, Builder, feeds
 from edgeml.bench.calibrate.calibration import Calibration, Reference
 from edgeml.bench.calibrate.journal import Journal, Row, digest_of
-from edgeml.bench.calibrate.kernels import Built, kernels
+from edgeml.bench.calibrate.kernels import kernels
 from edgeml.bench.calibrate.reference import REFERENCES
+from edgeml.bench.calibrate.sizes import Built
 from edgeml.bench.calibrate.work import Caches, Work, in_turn, works_of
 from edgeml.errors import NotFound
 from edgeml_runtime.measure import OperatorTime, Plan, Timing, environment, measure, operators
@@ -114,9 +115,12 @@ def calibrate(
     steps = [(round_, subject) for round_ in range(scope.rounds) for subject in _shuffled(subjects, round_)]
     for done, (round_, subject) in enumerate(steps):
         progress(done, len(steps), subject.name)
-        rows[subject.name].append(_row(device, log, subject, f"{round_} {subject.name}", scope.plan))
+        rows[subject.name].append(
+            _row(device, log, subject, key=f"{round_} {subject.name}", plan=scope.plan, threads=settings.threads)
+        )
     progress(len(steps), len(steps), "done")
-    return _calibration(name, settings, before, caches, [(subject, rows[subject.name]) for subject in subjects])
+    found = [(subject, rows[subject.name]) for subject in subjects]
+    return _calibration(found, name=name, settings=settings, environment=before)
 
 
 def caches_of(environment: Mapping[str, Any]) -> Caches:
@@ -143,7 +147,7 @@ def _shuffled(subjects: Sequence[Subject], round_: int) -> list[Subject]:
     return random.Random(round_).sample(subjects, len(subjects))
 
 
-def _row(device: Device, log: Journal, subject: Subject, key: str, plan: Plan) -> Row:
+def _row(device: Device, log: Journal, subject: Subject, *, key: str, plan: Plan, threads: int) -> Row:
     """Return what `subject` takes on `device`, from `log` if it is there."""
     model, shape = subject.build()
     key = f"{key} {digest_of(model)}"
@@ -151,19 +155,28 @@ def _row(device: Device, log: Journal, subject: Subject, key: str, plan: Plan) -
     if row is None:
         timing = device.time(model, feeds(shape), plan) if subject.timed else None
         nodes = tuple(device.nodes(model, feeds(shape), RUNS))
-        row = Row(nodes, timing.p50_ms, timing.why) if timing else Row(nodes)
+        row = Row(nodes, whole_ms(timing, threads), timing.why) if timing else Row(nodes)
         log.add(key, row)
     return row
 
 
+def whole_ms(timing: Timing, threads: int) -> float:
+    """Return the milliseconds of a query: its median, of one thread never more than its CPU time.
+
+    While neighbours hold the processor the one grows and the other does not.
+    """
+    return min(timing.p50_ms, timing.cpu_ms) if threads == 1 else timing.p50_ms
+
+
 def _calibration(
+    found: Sequence[tuple[Subject, list[Row]]],
+    *,
     name: str,
     settings: Settings,
     environment: Mapping[str, Any],
-    caches: Caches,
-    found: Sequence[tuple[Subject, list[Row]]],
 ) -> Calibration:
     """Return the document made of what was `found`."""
+    caches = caches_of(environment)
     caches = replace(caches, last=_kept(caches, [rows for one, rows in found if one.name.startswith("rung ")]))
     chains = [rows for subject, rows in found if subject.name.startswith("chain ")]
     call_ms, node_ms = _overheads(*chains)
@@ -184,14 +197,14 @@ def _calibration(
             sample
             for subject, rows in found
             if not subject.timed and not subject.name.startswith("rung ")
-            for sample in _samples(subject, rows, caches, node_ms)
+            for sample in _samples(subject, rows, caches=caches, node_ms=node_ms)
         ),
         references=tuple(references),
         doubts=tuple(sorted({row.why for _, rows in found for row in rows if row.why and row.ms == _fastest(rows)})),
     )
 
 
-def _samples(subject: Subject, rows: Sequence[Row], caches: Caches, node_ms: float) -> Iterator[tuple[Work, float]]:
+def _samples(subject: Subject, rows: Sequence[Row], *, caches: Caches, node_ms: float) -> Iterator[tuple[Work, float]]:
     """Return every node of a micro-model with its fastest round, without the profiler's share."""
     own = [not node.name.startswith(EVICTION) for node in rows[0].nodes]
     works = works_of(rows[0].nodes, subject.build()[0])
