@@ -21,7 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,8 @@ from tests.emulated.boards import write_board
 PROJECT = Path(__file__).resolve().parents[2]
 BOARDS = ("raspberry-pi-zero-2w", "raspberry-pi-4", "raspberry-pi-5")
 DIES = "onnxruntime==1.21.0"  # an illegal instruction on cores without dot products
-TOOLS = {"qemu-aarch64": "qemu-user", "debootstrap": "debootstrap", "dpkg-deb": "dpkg"}  # program: its Debian package
+TO_RUN = {"qemu-aarch64": "qemu-user"}  # program: its Debian package
+TO_MAKE = {"debootstrap": "debootstrap", "dpkg-deb": "dpkg"}
 PACKAGES = "python3"  # on top of Debian's minimum
 LAYOUT = "1"  # of a system: count up when what is made of the same packages changes
 PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux2014_aarch64", "manylinux_2_17_aarch64")
@@ -69,7 +70,7 @@ def qemu_cpu(board: DeviceProfile) -> str:
 @functools.cache
 def boards() -> dict[str, Emulated]:
     """Return every emulated board, made here where the cache does not have it."""
-    _need_tools()
+    _need(TO_RUN)
     cache = _cache()
     with _locked(cache):
         system = _made(cache, "system", [LAYOUT, _suite(), PACKAGES], make=_unpack_system)
@@ -146,6 +147,7 @@ def _forget_old(cache: Path, used: Path) -> None:
 
 def _unpack_system(folder: Path) -> None:
     """Fetch Debian's minimum and Python for arm64, and unpack it; scripts of packages do not run."""
+    _need(TO_MAKE)
     with tempfile.TemporaryDirectory(dir=folder) as fetched:
         command = ["debootstrap", "--foreign", "--arch=arm64", "--variant=minbase", f"--include={PACKAGES}"]
         _run([*command, _suite(), fetched, _mirror()], what="fetch Debian for arm64")
@@ -239,10 +241,10 @@ def _run(command: Sequence[str], *, what: str) -> None:
         raise CannotEmulate(f"cannot {what}: {said}")
 
 
-def _need_tools() -> None:
+def _need(tools: Mapping[str, str]) -> None:
     """Install what is missing where this is root on Debian; else say what to install."""
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
-    missing = sorted({package for program, package in TOOLS.items() if not shutil.which(program, path=path)})
+    missing = sorted({package for program, package in tools.items() if not shutil.which(program, path=path)})
     if not missing:
         return
     install = f"apt-get install -y --no-install-recommends {' '.join(missing)}"

@@ -68,3 +68,11 @@ def test_only_the_agents_used_last_are_kept(tmp_path: Path) -> None:
 def test_a_command_that_fails_says_what_it_was_for() -> None:
     with pytest.raises(board_root.CannotEmulate, match=r"cannot fetch Debian: it said nothing"):
         board_root._run(["false"], what="fetch Debian")
+
+
+def test_a_tool_that_is_missing_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")  # no apt-get either
+    with pytest.raises(board_root.CannotEmulate) as caught:
+        board_root._need({"no-such-tool": "such-package", "no-other": "a-package"})
+    install = "sudo apt-get install -y --no-install-recommends a-package such-package"
+    assert str(caught.value) == f"a-package, such-package not installed: {install}"
