@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgeml.devices import devices_folder
 from edgeml.errors import UserError
 from edgeml.pipeline.plan import STAGES, SUMMARY, plan_build
 from edgeml.project import Board, Project, parse_project
@@ -53,9 +54,10 @@ def build(project: Project, registry: Registry, options: BuildOptions | None = N
         raise UserError(f"no stage {options.only!r}; the stages are {', '.join(STAGES)}")
     plan = plan_build(project)
     done = None if options.force or options.only else plan.finished()
-    known = done is not None and registry.has_release(done["model"], done["release"])
-    if done is not None and known and not _measured_since(registry, done, plan.folder / SUMMARY):
-        return {**done, "cached": True}
+    if done is not None and registry.has_release(done["model"], done["release"]):
+        written = plan.folder / SUMMARY
+        if not _measured_since(registry, done, written) and not _calibrated_since(done, written):
+            return {**done, "cached": True}
     summary: dict[str, Any] = _stages().build(plan, registry, options)
     return summary
 
@@ -64,6 +66,12 @@ def _measured_since(registry: Registry, done: dict[str, Any], written: Path) -> 
     """Say whether a device measured a variant of a finished run after its summary was written: that may choose anew."""
     newest = registry.benches.measurements([variant["digest"] for variant in done["variants"]])
     return bool(newest) and newest[0].time > written.stat().st_mtime
+
+
+def _calibrated_since(done: dict[str, Any], written: Path) -> bool:
+    """Say whether a board of a finished run was calibrated after its summary was written."""
+    found = [path for board in done["devices"] for path in devices_folder().glob(f"{board}.*calibration.json")]
+    return any(path.stat().st_mtime > written.stat().st_mtime for path in found)
 
 
 def compile_model(path: Path, registry: Registry, options: CompileOptions) -> dict[str, Any]:

@@ -158,3 +158,14 @@ def test_ctrl_c_leaves_nothing_half_written(edgeml: Command, penguins: Path, tmp
     assert child.returncode == 130 and "Traceback" not in said
     assert not list(penguins.glob("**/summary.json")) and not list(penguins.glob("**/.*.????????"))
     assert edgeml("build", penguins).code == 0
+
+
+def test_a_board_calibrated_after_a_build_makes_the_next_one_choose_anew(
+    edgeml: Command, penguins: Path, tmp_path: Path
+) -> None:
+    board = next(iter(edgeml("build", penguins, "--json").json["devices"]))
+    (tmp_path / "own-devices").mkdir(exist_ok=True)
+    (tmp_path / "own-devices" / f"{board}.calibration.json").write_text('{"schema": 0}')  # what no build may swallow
+    said = edgeml("build", penguins)
+    assert said.code == 1
+    assert "calibrate again" in said.err
