@@ -90,3 +90,9 @@ def test_a_weak_estimate_far_off_is_told_though_it_decides_nothing():
 def test_one_estimate_stays_what_it_is():
     alone = a_prediction("prior", 10.0, 2.0)
     assert combine([alone]) is alone
+
+
+def test_an_estimate_that_claims_to_be_exact_is_taken_for_nearly_so():
+    found = combine([a_prediction("prior", 10.0, 1.0), a_prediction("calibrated", 12.0, 1.5)])
+    assert found.predicted == pytest.approx(10.0)
+    assert found.low < 10.0 < found.high

@@ -22,6 +22,7 @@ from edgeml.artifacts import Estimate, Prediction
 
 RHO = 0.5  # correlation of the errors of two methods; the middle of what cannot be known without many boards
 Z90 = 1.645  # half the width of a 90 % interval, in standard deviations
+EXACT = 1e-3  # no estimate is better than a thousandth, whatever it says
 FAR = 2.0  # standard deviations: an estimate that far from the outcome is told, though it has no weight
 
 
@@ -34,7 +35,7 @@ def combine(predictions: Sequence[Prediction]) -> Prediction:
         return predictions[0]
     ordered = sorted(predictions, key=lambda one: (one.method, one.predicted, one.low))  # so that order is no matter
     middles = np.array([math.log(one.predicted) for one in ordered])
-    spreads = np.array([spread(one) for one in ordered])
+    spreads = np.maximum([spread(one) for one in ordered], EXACT)
     weights, variance = best_weights(spreads)
     middle = float(weights @ middles)
     sigma = math.sqrt(variance) * _disagreement(middles - middle, spreads, weights)
