@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
-from edgeml.cli.screen import json_option, show_json, show_table
+from edgeml.cli.screen import json_option, registry_option, show_json, show_table
 
 
 @click.command("calibrate")
+@click.argument("device", required=False, metavar="[DEVICE_ID]")
 @click.option("--local", is_flag=True, help="This machine; it becomes the board `this-machine`.")
-@click.option("--name", default="this-machine", show_default=True, help="The board that it becomes.")
+@click.option("--name", help="The board that it becomes.  [this-machine, or what the device was enrolled as]")
 @click.option(
     "--threads", type=click.IntRange(1, 1024), multiple=True, help="Of the sessions; several times. [1, and all cores]"
 )
 @click.option("--force", is_flag=True, help="Begin anew, where an interrupted calibration would go on.")
+@registry_option
 @json_option
-def devices_calibrate(*, local: bool, name: str, threads: tuple[int, ...], force: bool, as_json: bool) -> None:
-    """Measure hundreds of micro-models and five reference nets: minutes, and Ctrl-C may interrupt it."""
-    from edgeml.pipeline.calibration import calibrate_here
+def devices_calibrate(
+    *, device: str | None, local: bool, name: str | None, registry_path: Path, as_json: bool, **options: Any
+) -> None:
+    """Measure hundreds of micro-models and five reference nets: minutes, and Ctrl-C may interrupt it.
 
-    if not local:
-        raise click.UsageError("give --local: it calibrates this machine; run it on the board itself")
+    On DEVICE_ID of the fleet, through the server, or with --local on this machine.
+    """
+    from edgeml.pipeline.calibration import THIS_MACHINE, calibrate_here
+
+    if local == bool(device):
+        raise click.UsageError("give the DEVICE_ID of a device of the fleet, or --local for this machine")
     with _Bar() as bar:
-        found = calibrate_here(board=name, threads=threads, force=force, progress=bar.show)
+        if device:
+            from edgeml.pipeline.remote_device import calibrate_on
+            from edgeml.registry import Registry
+
+            registry = Registry.open(registry_path)
+            found = calibrate_on(registry, device, board=name or "", progress=bar.show, **options)
+        else:
+            found = calibrate_here(board=name or THIS_MACHINE, progress=bar.show, **options)
     if as_json:
         show_json(found)
         return
     for one in found:
         _show(one)
-    click.echo(f"\nnow: edgeml bench MODEL --device {name} --predict-only")
+    click.echo(f"\nnow: edgeml bench MODEL --device {found[0]['board']} --predict-only")
 
 
 def _show(found: dict[str, Any]) -> None:

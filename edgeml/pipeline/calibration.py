@@ -68,21 +68,34 @@ def calibrate_here(
     None given: one thread, and one per core that this process may use.
     """
     wanted = tuple(threads) or tuple(sorted({1, allowed_threads(1024)}))
-    return [_calibrate(board, Settings(threads=one), force=force, progress=progress, scope=scope) for one in wanted]
+    settings = [Settings(threads=one) for one in wanted]
+    return [
+        calibrate_device(bench.Here(one), one, board=board, force=force, progress=progress, scope=scope)
+        for one in settings
+    ]
 
 
-def _calibrate(
-    board: str, settings: Settings, *, force: bool, progress: Callable[[int, int, str], None], scope: bench.Scope
+def calibrate_device(
+    device: bench.Device,
+    settings: Settings,
+    *,
+    board: str,
+    label: str = "",
+    force: bool,
+    progress: Callable[[int, int, str], None],
+    scope: bench.Scope = bench.WHOLE,
 ) -> dict[str, Any]:
+    """Calibrate `device` as `board`, or go on where that was interrupted, and return what it gave.
+
+    `label` tells the journals of several devices of one board apart.
+    """
     path = calibration_path(board, settings.threads)
-    journal = path.with_suffix(".journal")
+    journal = path.with_suffix(f".{label}.journal" if label else ".journal")
     journal.parent.mkdir(parents=True, exist_ok=True)
     if force:
         journal.unlink(missing_ok=True)
     began = time.monotonic()
-    found = bench.calibrate(
-        bench.Here(settings), name=board, settings=settings, journal=journal, progress=progress, scope=scope
-    )
+    found = bench.calibrate(device, name=board, settings=settings, journal=journal, progress=progress, scope=scope)
     keep_calibration(found)
     journal.unlink(missing_ok=True)
     return {"calibration": str(path), "seconds": time.monotonic() - began, **summary(found)}

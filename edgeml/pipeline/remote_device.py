@@ -5,21 +5,22 @@ A batch is one signed task of up to MOST_JOBS small graphs, packed; its answers 
 
 from __future__ import annotations
 
-import functools
 import itertools
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
 
+from edgeml import bench
+from edgeml.bench.calibrate import Ask
 from edgeml.bench.calibrate.blocks import Builder
 from edgeml.errors import BenchFailed
-from edgeml.pipeline.remote_bench import put, wait
+from edgeml.pipeline.calibration import calibrate_device
+from edgeml.pipeline.remote_bench import put, reachable, wait
 from edgeml.registry import BenchPatience, BenchWork, Registry
 from edgeml_runtime.measure import OperatorTime, Plan, Timing
-from edgeml_runtime.wire import blocks, tensors
+from edgeml_runtime.wire import tensors
 from edgeml_runtime.wire.bench import BenchResult, JobResult, NodeTime
 from edgeml_runtime.wire.manifest import Settings
 from edgeml_runtime.wire.messages import BenchBlob, BenchJob, BenchPlan
@@ -27,26 +28,6 @@ from edgeml_runtime.wire.messages import BenchBlob, BenchJob, BenchPlan
 MOST_JOBS, MOST_BYTES = 48, 8 << 20  # of one batch, packed: what an interruption may cost, and what a link may carry
 PATIENCE = BenchPatience()
 Feeds = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Ask:
-    """One question: the nodes of a model over some runs, or, with a plan, the time of a call."""
-
-    model: bytes
-    inputs: Feeds
-    runs: int = 1
-    plan: Plan | None = None
-
-    @functools.cached_property
-    def packed(self) -> bytes:
-        """The model as it travels."""
-        return zlib.compress(self.model, 1)
-
-    @functools.cached_property
-    def key(self) -> tuple[str, str]:
-        """What tells it from other questions of one calibration."""
-        return blocks.digest_of(self.model), f"{self.runs} {self.plan}"
 
 
 class OnDevice:
@@ -77,7 +58,7 @@ class OnDevice:
 
     def nodes(self, model: bytes, inputs: Feeds, runs: int) -> Sequence[OperatorTime]:
         """Return what every node of `model` takes there. Raises FleetError when the device cannot tell."""
-        return [operator_time(node) for node in self._answer(Ask(model, inputs, runs)).nodes]
+        return [node_of(node) for node in self._answer(Ask(model, inputs, runs)).nodes]
 
     def time(self, model: bytes, inputs: Feeds, plan: Plan) -> Timing:
         """Return what a call of `model` takes there. Raises FleetError when the device cannot tell."""
@@ -134,7 +115,7 @@ def _in_order(result: BenchResult) -> list[JobResult]:
     return sorted(result.jobs, key=lambda job: int(job.name))
 
 
-def operator_time(node: NodeTime) -> OperatorTime:
+def node_of(node: NodeTime) -> OperatorTime:
     """Return a node as the device's own profile has it."""
     told = {key: value for key, value in asdict(node).items() if key not in ("types", "dims")}
     shapes = tuple((kind, tuple(dims)) for kind, dims in zip(node.types, node.dims, strict=True))
@@ -147,3 +128,48 @@ def timing_of(document: Mapping[str, Any]) -> Timing:
     told = {key: value for key, value in document.items() if key in known}
     low, high = document["ci95_ms"]
     return Timing(**{**told, "ci95_ms": (low, high)}, intervals_ms={})
+
+
+def calibrate_on(
+    registry: Registry,
+    device_id: str,
+    *,
+    board: str = "",
+    threads: Sequence[int] = (),
+    force: bool = False,
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+    scope: bench.Scope = bench.WHOLE,
+) -> list[dict[str, Any]]:
+    """Calibrate a device of the fleet, or go on where that was interrupted; return what each number of threads gave.
+
+    It becomes `board`, by default the one it was enrolled as. Raises NotFound for an unknown device and FleetError
+    when it is offline, refuses, or ends too late: what was finished by then is kept.
+    """
+    known = reachable(registry, device_id)
+    cores = known.reported.hardware.get("cores", "1") if known.reported else "1"
+    wanted = tuple(threads) or tuple(sorted({1, int(cores) if cores.isdigit() else 1}))
+    seen = 0, 0
+
+    def say(line: str) -> None:
+        progress(*seen, line)
+
+    def follow(done: int, total: int, what: str) -> None:
+        nonlocal seen
+        seen = done, total
+        progress(done, total, what)
+
+    found = []
+    for settings in (Settings(threads=one) for one in wanted):
+        device = OnDevice(registry, device_id, settings, say=say)
+        found.append(
+            calibrate_device(
+                device,
+                settings,
+                board=board or known.board or device_id,
+                label=device_id,
+                force=force,
+                progress=follow,
+                scope=scope,
+            )
+        )
+    return found

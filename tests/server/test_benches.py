@@ -20,18 +20,23 @@ import pytest
 from click.testing import CliRunner
 from paho.mqtt.enums import CallbackAPIVersion
 
+from edgeml import bench
 from edgeml.artifacts import Bundle, OnnxModel
 from edgeml.bench.calibrate.reference import ds_cnn
+from edgeml.bench.predict.calibrated import nodes_as_on
 from edgeml.cli import edgeml as cli
 from edgeml.errors import BenchFailed, NotFound, NothingFits, UserError
 from edgeml.files import read_bundle, write_bundle
 from edgeml.pipeline.benchmark import BenchOptions
+from edgeml.pipeline.calibration import find_calibration
 from edgeml.pipeline.measured import measurements_for
 from edgeml.pipeline.remote_bench import bench_on, reachable, refuse_too_large, wait
+from edgeml.pipeline.remote_device import calibrate_on
 from edgeml.registry import BenchPatience, BenchRecord, BenchWork, DeviceRecord, Registry
 from edgeml.server.errand import End, Errand
 from edgeml.transport import Broker, start_broker
 from edgeml.transport.broker import find_mosquitto
+from edgeml_runtime.measure import Plan
 from edgeml_runtime.wire import blocks, messages, signed, tensors, topics
 from edgeml_runtime.wire.manifest import Bounds, Manifest, ReleaseVariant, TensorSpec, blob_of
 from edgeml_runtime.wire.messages import BenchBlob, BenchJob, BenchPlan, BenchStatus, BenchTask, Reported
@@ -448,3 +453,39 @@ def test_an_agent_that_does_not_answer_ends_it() -> None:
         effects = errand.tick(now, online=True)
         assert now < 60
     assert effects[-1].reason == "NoAnswer"  # type: ignore[union-attr]
+
+
+TINY = Plan(warmup_s=0.02, min_s=0.02, min_count=3, max_s=0.05)
+SMALL = bench.Scope(kernels=("relu", "tree regressor"), references=("ds-cnn",), rounds=1, plan=TINY)
+
+
+def test_a_device_is_calibrated_interrupted_gone_on_with_and_predicted_for(
+    registry: Registry, agent: Callable[..., Agent], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEML_DEVICES", str(tmp_path / "devices"))
+    agent()
+
+    def interrupt(done: int, total: int, what: str) -> None:
+        if done > 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate_on(registry, "pi-1", threads=(1,), scope=SMALL, progress=interrupt)
+    before = len(registry.benches.waiting()), len(list((tmp_path / "devices").glob("*pi-1.journal")))
+    assert before == (0, 1)
+    said: list[str] = []
+    follow = lambda done, total, what: said.append(what)  # noqa: E731
+    (found,) = calibrate_on(registry, "pi-1", threads=(1,), scope=SMALL, progress=follow)
+    assert found["board"] == "raspberry-pi-4"
+    assert found["samples"] > 10
+    assert not list((tmp_path / "devices").glob("*.journal"))
+    assert any(line.startswith("pi-1: ") for line in said)
+
+    calibration = find_calibration("raspberry-pi-4")
+    assert calibration is not None
+    assert {one.name for one in calibration.references} == {"ds-cnn", "ds-cnn int8"}
+    assert calibration.environment["onnxruntime"]
+    net = OnnxModel(ds_cnn(int8=False)[0], "test")
+    rows = {"x": np.zeros((1, 1, 49, 10), np.float32)}
+    forecast = bench.Kernels(calibration).forecast(nodes_as_on(net, rows, calibration))
+    assert forecast.ms > 0

@@ -3,12 +3,14 @@
 Device -calibrate-> Calibration
 """
 
+from edgeml.bench.calibrate.ask import Ask
 from edgeml.bench.calibrate.calibration import Calibration, Reference, parse_calibration, read_calibration
 from edgeml.bench.calibrate.journal import operator_time
 from edgeml.bench.calibrate.run import WHOLE, Device, Here, Scope, calibrate
 
 __all__ = [
     "WHOLE",
+    "Ask",
     "Calibration",
     "Device",
     "Here",

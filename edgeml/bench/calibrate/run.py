@@ -14,10 +14,11 @@ import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from edgeml.bench.calibrate.ask import Ask
 from edgeml.bench.calibrate.blocks import EVICTION, Builder, feeds
 from edgeml.bench.calibrate.calibration import Calibration, Reference
 from edgeml.bench.calibrate.journal import Journal, Row, digest_of
@@ -48,6 +49,13 @@ class Device(Protocol):
     def environment(self) -> dict[str, Any]: ...
     def nodes(self, model: bytes, inputs: Feeds, runs: int) -> Sequence[OperatorTime]: ...
     def time(self, model: bytes, inputs: Feeds, plan: Plan) -> Timing: ...
+
+
+@runtime_checkable
+class FarDevice(Device, Protocol):
+    """A device that is asked many things at once, because the way to it is long."""
+
+    def expect(self, upcoming: Iterator[Ask]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -113,6 +121,8 @@ def calibrate(
     subjects = _subjects(caches.last, scope)
     rows: dict[str, list[Row]] = {subject.name: [] for subject in subjects}
     steps = [(round_, subject) for round_ in range(scope.rounds) for subject in _shuffled(subjects, round_)]
+    if isinstance(device, FarDevice):
+        device.expect(_upcoming(steps, log, scope.plan))
     for done, (round_, subject) in enumerate(steps):
         progress(done, len(steps), subject.name)
         rows[subject.name].append(
@@ -145,6 +155,16 @@ def _subjects(cache: int, scope: Scope) -> list[Subject]:
 def _shuffled(subjects: Sequence[Subject], round_: int) -> list[Subject]:
     """Return `subjects` in an order of this round's own, so that a mood of the machine meets others each time."""
     return random.Random(round_).sample(subjects, len(subjects))
+
+
+def _upcoming(steps: Sequence[tuple[int, Subject]], log: Journal, plan: Plan) -> Iterator[Ask]:
+    """Yield what will be asked, in order, but for what `log` has."""
+    for round_, subject in steps:
+        model, shape = subject.build()
+        if log.get(f"{round_} {subject.name} {digest_of(model)}") is None:
+            if subject.timed:
+                yield Ask(model, feeds(shape), plan=plan)
+            yield Ask(model, feeds(shape), RUNS)
 
 
 def _row(device: Device, log: Journal, subject: Subject, *, key: str, plan: Plan, threads: int) -> Row:
