@@ -148,7 +148,7 @@ def calibrate_on(
     known = reachable(registry, device_id)
     cores = known.reported.hardware.get("cores", "1") if known.reported else "1"
     wanted = tuple(threads) or tuple(sorted({1, int(cores) if cores.isdigit() else 1}))
-    seen = 0, 0
+    seen = 0, 1
 
     def say(line: str) -> None:
         progress(*seen, line)
