@@ -23,7 +23,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from edgeml import bench
 from edgeml.artifacts import Bundle, OnnxModel
 from edgeml.bench.calibrate.reference import ds_cnn
-from edgeml.bench.predict.calibrated import nodes_as_on
+from edgeml.bench.calibrate.work import works_of
 from edgeml.cli import edgeml as cli
 from edgeml.errors import BenchFailed, NotFound, NothingFits, UserError
 from edgeml.files import read_bundle, write_bundle
@@ -31,14 +31,14 @@ from edgeml.pipeline.benchmark import BenchOptions
 from edgeml.pipeline.calibration import find_calibration
 from edgeml.pipeline.measured import measurements_for
 from edgeml.pipeline.remote_bench import bench_on, reachable, refuse_too_large, wait
-from edgeml.pipeline.remote_device import calibrate_on
+from edgeml.pipeline.remote_device import OnDevice, calibrate_on
 from edgeml.registry import BenchPatience, BenchRecord, BenchWork, DeviceRecord, Registry
 from edgeml.server.errand import End, Errand
 from edgeml.transport import Broker, start_broker
 from edgeml.transport.broker import find_mosquitto
 from edgeml_runtime.measure import Plan
 from edgeml_runtime.wire import blocks, messages, signed, tensors, topics
-from edgeml_runtime.wire.manifest import Bounds, Manifest, ReleaseVariant, TensorSpec, blob_of
+from edgeml_runtime.wire.manifest import Bounds, Manifest, ReleaseVariant, Settings, TensorSpec, blob_of
 from edgeml_runtime.wire.messages import BenchBlob, BenchJob, BenchPlan, BenchStatus, BenchTask, Reported
 from edgeml_runtime.wire.plain import to_plain
 from tests.server.stand_ins import Server, a_model, rows_of, until
@@ -469,13 +469,18 @@ def test_a_device_is_calibrated_interrupted_gone_on_with_and_predicted_for(
         if done > 3:
             raise KeyboardInterrupt
 
+    def edgeml(*words: str) -> Any:
+        return CliRunner().invoke(cli, ["devices", "calibrate", "--registry", str(registry.root), *words])
+
+    assert [edgeml(*words).exit_code for words in ((), ("pi-1", "--local"), ("pi-9",))] == [2, 2, 1]
     with pytest.raises(KeyboardInterrupt):
         calibrate_on(registry, "pi-1", threads=(1,), scope=SMALL, progress=interrupt)
     before = len(registry.benches.waiting()), len(list((tmp_path / "devices").glob("*pi-1.journal")))
     assert before == (0, 1)
     said: list[str] = []
-    follow = lambda done, total, what: said.append(what)  # noqa: E731
-    (found,) = calibrate_on(registry, "pi-1", threads=(1,), scope=SMALL, progress=follow)
+    (found,) = calibrate_on(
+        registry, "pi-1", threads=(1,), scope=SMALL, progress=lambda done, total, what: said.append(what)
+    )
     assert found["board"] == "raspberry-pi-4"
     assert found["samples"] > 10
     assert not list((tmp_path / "devices").glob("*.journal"))
@@ -486,6 +491,8 @@ def test_a_device_is_calibrated_interrupted_gone_on_with_and_predicted_for(
     assert {one.name for one in calibration.references} == {"ds-cnn", "ds-cnn int8"}
     assert calibration.environment["onnxruntime"]
     net = OnnxModel(ds_cnn(int8=False)[0], "test")
-    rows = {"x": np.zeros((1, 1, 49, 10), np.float32)}
-    forecast = bench.Kernels(calibration).forecast(nodes_as_on(net, rows, calibration))
-    assert forecast.ms > 0
+    there = OnDevice(registry, "pi-1", Settings())
+    nodes = there.nodes(net.data, {"x": np.zeros((1, 1, 49, 10), np.float32)}, 1)
+    forecast = bench.Kernels(calibration).forecast(works_of(nodes, net.data))
+    measured = next(one.ms for one in calibration.references if one.name == "ds-cnn")
+    assert 0 < forecast.ms < 100 * measured
