@@ -127,7 +127,7 @@ def timing_of(document: Mapping[str, Any]) -> Timing:
     known = {field.name for field in fields(Timing)} - {"series", "readings", "samples_ms", "intervals_ms"}
     told = {key: value for key, value in document.items() if key in known}
     low, high = document["ci95_ms"]
-    return Timing(**{**told, "ci95_ms": (low, high)}, intervals_ms={})
+    return Timing(**{"p999_ms": None, **told, "ci95_ms": (low, high)}, intervals_ms={})
 
 
 def calibrate_on(
