@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from edgeml.errors import NotFound
 from edgeml.registry import BenchRecord, DeviceMeasurement, Registry
 from edgeml.registry.records import FAILED, RUNNING, SUCCEEDED
 from edgeml.server.errand import Ask, Effect, End, Errand, Note, TakeBack, check_sender
 from edgeml.server.roster import Roster
 from edgeml_runtime.wire import WireError, blocks, messages, signed, topics
 from edgeml_runtime.wire.bench import BenchResult
-from edgeml_runtime.wire.messages import BenchStatus, BenchTask
+from edgeml_runtime.wire.messages import BENCH_ENDED, BenchStatus, BenchTask
 from edgeml_runtime.wire.plain import to_plain
 
 Publish = Callable[..., None]
@@ -68,7 +69,7 @@ class BenchQueues:
     def took(self, device: str, payload: bytes, now: float) -> None:
         """Take a status or a block of a result; raise WireError for one that cannot be accepted.
 
-        A status of another task is of the past and left aside.
+        A status of another task is of the past and left aside; one that still runs is taken back.
         """
         active = self._active.get(device)
         if blocks.is_block(payload):
@@ -78,6 +79,8 @@ class BenchQueues:
         status = check_sender(messages.decode(BenchStatus, payload), device)
         if active is not None and status.task == active.record.id:
             self._accept(active, lambda: active.errand.heard(status, now))
+        elif status.state not in BENCH_ENDED and not self._wanted(status.task):
+            self._take_back(device, status.task)
 
     def resend(self, now: float) -> None:
         """The broker may have forgotten what was published."""
@@ -110,6 +113,12 @@ class BenchQueues:
         self._active[record.device] = active
         log.info("benchmark %s of %s on %s: %d jobs", record.id, record.model, record.device, len(task.jobs))
         self._do(active, active.errand.tick(now, online=self._roster[record.device].online))
+
+    def _wanted(self, bench_id: str) -> bool:
+        try:
+            return not self._registry.benches.find(bench_id).is_over
+        except NotFound:
+            return False
 
     def _accept(self, active: Active, take: Callable[[], Iterable[Effect]]) -> None:
         try:

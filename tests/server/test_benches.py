@@ -302,6 +302,8 @@ def test_a_device_that_disappears_ends_it_with_a_clear_reason(registry: Registry
     done = ended(registry, bench_id)
     assert (done.state, done.reason) == ("FAILED", "DeviceGone")
     assert "pi-1 is offline for 1 s; it said last: RUNNING" in done.detail
+    victim.start()
+    until(lambda: victim.bench().get("phase") == "CANCELED", "it to be taken back when the device is there again")
 
 
 @pytest.mark.fault
