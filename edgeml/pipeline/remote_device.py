@@ -25,7 +25,7 @@ from edgeml_runtime.wire.bench import BenchResult, JobResult, NodeTime
 from edgeml_runtime.wire.manifest import Settings
 from edgeml_runtime.wire.messages import BenchBlob, BenchJob, BenchPlan
 
-MOST_JOBS, MOST_BYTES = 48, 8 << 20  # of one batch, packed: what an interruption may cost, and what a link may carry
+MOST_JOBS, MOST_BYTES = 64, 8 << 20  # of one batch, packed: more do not fit a signed task, or a slow link's patience
 PATIENCE = BenchPatience()
 Feeds = Mapping[str, np.ndarray]
 

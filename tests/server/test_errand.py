@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeml.pipeline.remote_device import MOST_JOBS
 from edgeml.server.errand import (
     ANSWER_S,
     BLOCKS_S,
@@ -25,7 +27,17 @@ from edgeml.server.errand import (
 )
 from edgeml_runtime.wire import MalformedMessage, WireError, blocks
 from edgeml_runtime.wire.bench import BenchResult, JobResult, encode_result
-from edgeml_runtime.wire.messages import BenchJob, BenchState, BenchStatus, BenchTask
+from edgeml_runtime.wire.messages import (
+    MAX_BYTES,
+    BenchBlob,
+    BenchJob,
+    BenchPlan,
+    BenchState,
+    BenchStatus,
+    BenchTask,
+)
+from edgeml_runtime.wire.plain import to_plain
+from edgeml_runtime.wire.signed import sign
 
 DEADLINE_S, GONE_S = 600.0, 120.0
 TASK = BenchTask(
@@ -153,6 +165,24 @@ def test_a_status_counts_only_on_its_own_devices_topic() -> None:
     assert check_sender(done(), "pi-1") == done()
     with pytest.raises(MalformedMessage, match="of pi-1 on the topic of pi-2"):
         check_sender(done(), "pi-2")
+
+
+def test_the_largest_batch_fits_the_strictest_broker() -> None:
+    digests = [blocks.digest_of(str(index).encode()) for index in range(2 * MOST_JOBS)]
+    plan = BenchPlan(warmup_s=0.123, min_s=0.456, min_count=20, max_s=2.345)
+    task = BenchTask(
+        device="d" * 64,
+        task="bench-0123abcd",
+        kind="calibrate",
+        seq=2**31,
+        jobs=tuple(
+            BenchJob(name=str(i), verb="operators", graph=digests[i], rows=digests[-1 - i], plan=plan)
+            for i in range(MOST_JOBS)
+        ),
+        blobs=tuple(BenchBlob(digest=digest, size=8 << 20, inflated=256 << 20) for digest in digests),
+    )
+    envelope = sign(to_plain(task), Ed25519PrivateKey.from_private_bytes(bytes(32)))
+    assert len(envelope) <= MAX_BYTES[BenchTask]
 
 
 EVENTS = st.sampled_from(["on", "off", "came", "queued", "running", "done", "block", "wrong", "refuse", "cancel"])
