@@ -196,6 +196,22 @@ def ranges() -> dict[str, dict[str, Any]]:
     }
 
 
+def counted_alone() -> dict[str, Any]:
+    """Return how far counted costs are from published times of one thread, when nothing is fitted to any of them."""
+    ratios = []
+    for (name, _, precision, threads), rows in tables().items():
+        if threads == 1:
+            works, times = table_of(rows)
+            ratios += list(works @ counted(known_machines()[name], precision) / times)
+    apart = np.abs(np.log(ratios))
+    return {
+        "timings": len(ratios),
+        "median_ratio": float(np.median(ratios)),
+        "within_2": float((apart <= math.log(2)).mean()),
+        "factor90": float(np.exp(np.quantile(apart, 0.9))),
+    }
+
+
 def _kept(board: Machine, runtime: str) -> dict[Any, list[Row]]:
     """Return the published rows that may speak for a runtime on a board, by what is left out."""
     boards = known_machines()
@@ -207,24 +223,38 @@ def _kept(board: Machine, runtime: str) -> dict[Any, list[Row]]:
     }
 
 
-def pairs_of_precisions() -> dict[str, Any]:
-    """Return how the errors of int8 and float predictions of one network on one board go together."""
-    floats, ints, every = [], [], tables()
+def pairs_of_precisions() -> dict[str, dict[str, float]]:
+    """Return how the errors of int8 and float predictions of one network go together, fitted or counted."""
+    errors_of: dict[str, list[tuple[float, float]]] = {"fitted": [], "counted": []}
+    every = tables()
     for key, rows in every.items():
-        twin = every.get((key[0], key[1], "fp32", key[3]), [])
+        twin_key = (key[0], key[1], "fp32", key[3])
+        twin = every.get(twin_key, [])
         if key[2] != "int8" or len(rows) < FEW or len(twin) < FEW:
             continue
-        judged, others = judge(key, rows)["ratios"], judge((key[0], key[1], "fp32", key[3]), twin)["ratios"]
-        both = sorted(judged.keys() & others.keys())
-        ints += [math.log(judged[name]) for name in both]
-        floats += [math.log(others[name]) for name in both]
-    a, b = np.array(ints), np.array(floats)
+        small, full = judge(key, rows)["ratios"], judge(twin_key, twin)["ratios"]
+        plain = [_counted_ratios(key, rows), _counted_ratios(twin_key, twin)]
+        for name in sorted(small.keys() & full.keys()):
+            errors_of["fitted"].append((math.log(small[name]), math.log(full[name])))
+            if key[3] == 1:
+                errors_of["counted"].append((math.log(plain[0][name]), math.log(plain[1][name])))
+    return {way: _together(np.array(pairs)) for way, pairs in errors_of.items()}
+
+
+def _counted_ratios(key: Table, rows: Sequence[Row]) -> dict[str, float]:
+    works, times = table_of(rows)
+    ratios = works @ counted(known_machines()[key[0]], key[2]) / times
+    return {row.model: float(ratio) for row, ratio in zip(rows, ratios, strict=True)}
+
+
+def _together(pairs: np.ndarray) -> dict[str, float]:
+    int8, full = pairs.T
     return {
-        "pairs": len(a),
-        "correlation": float(np.corrcoef(a, b)[0, 1]),
-        "spread_of_ratio": float(np.sqrt(np.mean((a - b) ** 2))),
-        "spread_int8": float(np.sqrt(np.mean(a**2))),
-        "spread_fp32": float(np.sqrt(np.mean(b**2))),
+        "pairs": len(pairs),
+        "correlation": float(np.corrcoef(int8, full)[0, 1]),
+        "spread_of_ratio": float(np.sqrt(np.mean((int8 - full) ** 2))),
+        "spread_int8": float(np.sqrt(np.mean(int8**2))),
+        "spread_fp32": float(np.sqrt(np.mean(full**2))),
     }
 
 
@@ -319,12 +349,23 @@ def report(found: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"| {' | '.join(words[level])} | {one['timings']} | {one['coverage90']:.0%} | {one['factor']:.2f} |"
         )
-    p = found["precisions"]
+    c, p = found["counted"], found["precisions"]
     lines += [
         "",
-        f"int8 and float of one network on one board and runtime ({p['pairs']} pairs): errors correlate by "
-        f"{p['correlation']:.2f}; the ratio is wrong by {p['spread_of_ratio']:.2f} of its logarithm, either alone by "
-        f"{p['spread_int8']:.2f} and {p['spread_fp32']:.2f}.",
+        f"Counted costs alone, nothing fitted, against {c['timings']} timings of one thread: {c['within_2']:.0%} "
+        f"within a factor of two, nine of ten within "
+        f"{c['factor90']:.2f}, predicted over published {c['median_ratio']:.2f} in "
+        "the median.",
+    ]
+    for way, told in (("fitted to the others", p["fitted"]), ("counted alone, one thread", p["counted"])):
+        lines += [
+            "",
+            f"int8 and float of one network on one board and runtime, {way} ({told['pairs']} pairs): errors "
+            f"correlate by {told['correlation']:.2f}; the ratio is wrong "
+            f"by {told['spread_of_ratio']:.2f} of its logarithm, either "
+            f"alone by {told['spread_int8']:.2f} and {told['spread_fp32']:.2f}.",
+        ]
+    lines += [
         "",
         f"Spreads are standard deviations of the logarithm. HOLD is {HOLD:g}; the mean error over these tables is "
         + ", ".join(f"{np.mean(list(v.values())):.1%} at {k}" for k, v in found["holds"].items())
@@ -363,6 +404,7 @@ def everything() -> dict[str, Any]:
         "boards_left_out": boards_left_out(),
         "runtimes_left_out": runtimes_left_out(),
         "ranges": ranges(),
+        "counted": counted_alone(),
         "precisions": pairs_of_precisions(),
         "holds": holds(),
     }

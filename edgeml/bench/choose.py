@@ -17,8 +17,8 @@ from edgeml.bench.predict.combine import Z90, spread
 from edgeml.project import Board
 
 CLEARLY = 0.9  # of fp32's time: less than 10 % faster is not worth a second graph to look after
-# correlation of the errors of two variants' predictions for one board: 0.63 between fits to published int8 and float
-# tables (benchmarks/predict_published.py), 0.73 between counted costs and those timings
+# correlation of the errors of two variants' predictions for one board. Published int8 and float pairs show 0.63 to 0.66
+# (benchmarks/predict_published.py); 0.7 gives counted costs a ratio that is wrong by 0.33 of its log, as theirs was
 SHARED = 0.7
 FITS, LIKELY, UNLIKELY, MISSES = range(4)  # where a limit lies: above the range, in its upper or lower half, below it
 
