@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from edgeml.artifacts import FP32, Bundle, Choice, ModelTask, Rows, Variant, Verdict
-from edgeml.errors import DataError, VerificationError
+from edgeml.errors import DataError, NotFound, VerificationError
 from edgeml_runtime.session import Session
 from edgeml_runtime.wire import blocks, signed, tensors
 from edgeml_runtime.wire.manifest import PROBABILITIES, Bounds, Feature, Manifest, ReleaseVariant, Settings, blob_of
@@ -41,13 +41,14 @@ def assemble(
     goldens: Rows,
     lineage: Mapping[str, str],
     sessions: Mapping[str, Settings] | None = None,
+    boards: Mapping[str, Settings] | None = None,
     created: str | None = None,
 ) -> Bundle:
     """Return the release of `variants`, which must all have passed; the boards run what `choices` say.
 
     `goldens` are held-out rows, of which up to `MAX_GOLDENS` clear ones are recorded with the answers of
-    every variant. `sessions` is by variant, the defaults where it says nothing. Raises VerificationError for a
-    variant without a passed verdict, DataError without rows.
+    every variant. `sessions` is by variant, `boards` by board and before it, the defaults where neither says.
+    Raises VerificationError for a variant without a passed verdict, DataError without rows.
     """
     _check(variants, verdicts, goldens)
     opened = {variant.recipe: Session(variant.model.data) for variant in variants}
@@ -71,11 +72,32 @@ def assemble(
         ),
         default_variant=FP32 if FP32 in graphs else variants[0].recipe,
         boards={choice.board: choice.variant for choice in choices if choice.fits},
+        sessions=dict(boards or {}),
         goldens=blob_of(packed),
         lineage=dict(lineage),
     )
     blobs = {blocks.digest_of(data): data for data in (*graphs.values(), packed)}
     return Bundle(_released(manifest, created), blobs)
+
+
+def with_settings(bundle: Bundle, sessions: Mapping[str, Settings], *, board: str = "") -> Bundle:
+    """Return `bundle` as another release, its variants run as `sessions` say, or only on `board` its variant.
+
+    Raises NotFound for a variant it has not, DataError when `sessions` say nothing of the board's variant.
+    """
+    manifest = bundle.manifest
+    names = {variant.name for variant in manifest.variants}
+    if unknown := sorted(sessions.keys() - names):
+        raise NotFound(f"no variant {unknown[0]!r} in {manifest.model}: it has {', '.join(sorted(names))}")
+    if board:
+        chosen = manifest.variant_for(board).name
+        if chosen not in sessions:
+            raise DataError(f"{board} runs {chosen}, of which no settings were found: measure that variant")
+        changed = dataclasses.replace(manifest, sessions={**manifest.sessions, board: sessions[chosen]})
+    else:
+        variants = [dataclasses.replace(v, session=sessions.get(v.name, v.session)) for v in manifest.variants]
+        changed = dataclasses.replace(manifest, variants=tuple(variants))
+    return Bundle(_released(dataclasses.replace(changed, release="", created=""), None), bundle.blobs)
 
 
 def _variant(recipe: str, data: bytes, *, outputs: Mapping[str, np.ndarray], session: Settings) -> ReleaseVariant:

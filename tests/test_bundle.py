@@ -6,12 +6,12 @@ from onnx import TensorProto, helper
 
 from edgeml import graph
 from edgeml.artifacts import FP32, Choice, Parity, Rows, Variant, Verdict
-from edgeml.bundle import MAX_GOLDENS, assemble
-from edgeml.errors import DataError, VerificationError
+from edgeml.bundle import MAX_GOLDENS, assemble, with_settings
+from edgeml.errors import DataError, NotFound, VerificationError
 from edgeml.quantize import quantize
 from edgeml_runtime.session import Session
 from edgeml_runtime.wire import blocks, tensors
-from edgeml_runtime.wire.manifest import Feature, read_manifest
+from edgeml_runtime.wire.manifest import Feature, Settings, read_manifest
 from tests import networks
 
 FEATURES = tuple(Feature(name=f"f{i}", kind="numeric") for i in range(networks.FEATURES))
@@ -157,3 +157,23 @@ def test_no_variant_and_no_goldens_are_refused():
         a_bundle(variants=[])
     with pytest.raises(DataError, match="no held-out rows"):
         a_bundle(goldens=networks.some_rows(0))
+
+
+def test_other_settings_are_another_release_of_the_same_graphs():
+    before, slow = a_bundle(), Settings(external_data=True, prepacking=False)
+    after = with_settings(before, {"int8-static-u8s8": slow})
+    assert after.manifest.release != before.manifest.release and after.blobs == before.blobs
+    assert [variant.session for variant in after.manifest.variants] == [Settings(), slow]
+    assert read_manifest(after.manifest.to_document()) == after.manifest
+    assert with_settings(before, {}).manifest.release == before.manifest.release
+
+
+def test_one_board_may_run_its_variant_in_its_own_way():
+    four = Settings(threads=4)
+    manifest = with_settings(a_bundle(), {"int8-static-u8s8": four}, board="raspberry-pi-4").manifest
+    assert manifest.session_for("raspberry-pi-4") == four
+    assert manifest.session_for("raspberry-pi-5") == Settings()
+    with pytest.raises(DataError, match="runs int8-static-u8s8, of which no settings were found"):
+        with_settings(a_bundle(), {FP32: four}, board="raspberry-pi-4")
+    with pytest.raises(NotFound, match="no variant 'int4' in digits"):
+        with_settings(a_bundle(), {"int4": four})

@@ -8,7 +8,7 @@ import numpy as np
 
 from edgeml.artifacts import Measurement, Rows, Variant
 from edgeml.errors import DataError
-from edgeml_runtime.measure import Plan, benchmark
+from edgeml_runtime.measure import Plan, Watch, benchmark, nobody
 from edgeml_runtime.session import DEFAULTS, Session
 from edgeml_runtime.wire.manifest import Settings
 
@@ -21,6 +21,7 @@ def measure_here(
     settings: Settings = DEFAULTS,
     starts: int = 0,
     profile: bool = True,
+    watch: Watch = nobody,
 ) -> Measurement:
     """Return the latency of `variant` for one row, the first of `rows`; raise DataError when there is none.
 
@@ -29,7 +30,9 @@ def measure_here(
     if not len(rows):
         raise DataError("no row to time the model on: give at least one")
     feeds = one_query(variant, rows)
-    found = benchmark(variant.model.data, feeds, plan or Plan(), settings=settings, starts=starts, profile=profile)
+    found = benchmark(
+        variant.model.data, feeds, plan or Plan(), settings=settings, starts=starts, profile=profile, watch=watch
+    )
     timing = found.timing
     return Measurement(
         variant.recipe,

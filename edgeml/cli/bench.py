@@ -63,10 +63,11 @@ def bench() -> None:
 )
 @click.option("--rows", type=click.IntRange(1), help="Rows of one query: multi-stream (8) and offline (64).")
 @click.option("--rate", "rate_hz", type=click.FloatRange(0.001, 1e6), default=10.0, help="Paced queries a second.")
-@click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Of the session.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Of the session; if not given, the bundle's, else 1.")
 @click.option("--seconds", type=Duration(), default=1.0, help="Measure at least this long: 5, 90s, 2m; 1 if not given.")
 @click.option("--sustained", type=Duration(), help="Measure for all of this time, and show the curve: 30m.")
 @click.option("--tune", is_flag=True, help="Search the session settings that are worth it here.")
+@click.option("--keep", is_flag=True, help="Write what --tune found into the bundle, or for its one --device.")
 @click.option("-o", "--output", type=READABLE, help="Write the JSON document there, for `bench compare`.")
 @click.option("--report", type=READABLE, help="Write the HTML report there, JSON and CSV beside it.")
 @click.option("--on", "device", metavar="DEVICE_ID", help="Measure on this device of the fleet, through the server.")
@@ -83,7 +84,9 @@ def run(
 
     where = {name: words.pop(name) for name in ("device", "deadline", "registry_path")}
     with Screen() as screen:
-        options = BenchOptions(sustained_s=sustained or 0.0, progress=screen.say, **_options(words))
+        options = BenchOptions(
+            sustained_s=sustained or 0.0, progress=screen.say, bar=screen.bar, **_options(words, where["registry_path"])
+        )
         found = _on(model, options, **where) if where["device"] else bench_path(model, options)
     found["command"] = typed()
     if output:
@@ -106,10 +109,14 @@ def _on(model: Path, options: Any, *, device: str, deadline: float, registry_pat
     return bench_on(Registry.open(registry_path), device, model, options=options, deadline_s=deadline)
 
 
-def _options(words: dict[str, Any]) -> dict[str, Any]:
+def _options(words: dict[str, Any], registry: Path) -> dict[str, Any]:
     only_measure, only_predict = words.pop("measure"), words.pop("predict_only")
     if only_measure and only_predict:
         raise click.UsageError("--measure and --predict-only leave nothing to do: give one of them")
+    keep = words.pop("keep")
+    if keep and (only_predict or not words["tune"]):
+        raise click.UsageError("--keep keeps what --tune finds: give both")
+    words["keep"] = registry if keep else None
     return words | {"measure": not only_predict, "predict": not only_measure, "rows": words["rows"] or 0}
 
 

@@ -15,6 +15,7 @@ import click
 if TYPE_CHECKING:
     from rich.status import Status
 
+BAR_WIDTH, PIPED_EVERY_S = 32, 60.0
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -42,7 +43,7 @@ class Screen:
 
         self._console = Console(stderr=True, highlight=False)
         self._status: Status | None = None
-        self._stage, self._began = "", time.monotonic()
+        self._began = self._told = time.monotonic()
 
     def __enter__(self) -> Screen:
         if self._console.is_terminal:
@@ -62,6 +63,16 @@ class Screen:
             self._console.print(
                 f"[dim]{time.monotonic() - self._began:6.1f} s[/]  [bold]{stage:<9}[/] {line}", soft_wrap=True
             )
+
+    def bar(self, stage: str, what: str, share: float) -> None:
+        """Show how far `stage` is; when piped, only what takes long, now and then."""
+        if self._status:
+            full = int(BAR_WIDTH * share)
+            drawn = f"[green]{'━' * full}[/][dim]{'━' * (BAR_WIDTH - full)}[/]"
+            self._status.update(f"[bold]{stage:<9}[/] {drawn} {share:4.0%}  {what}")
+        elif time.monotonic() - self._told > PIPED_EVERY_S:
+            self._told = time.monotonic()
+            self.say(stage, f"{share:.0%}  {what}")
 
 
 def typed() -> str:

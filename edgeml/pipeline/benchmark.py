@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ import numpy as np
 from edgeml import bench, convert
 from edgeml.artifacts import FP32, Measurement, OnnxModel, Prediction, Rows, Variant
 from edgeml.devices import own_boards, read_boards
-from edgeml.errors import NotFound
+from edgeml.errors import DataError, NotFound
 from edgeml.files import read_bundle
 from edgeml.graph import random_rows
 from edgeml.pipeline.calibration import known_of
 from edgeml.pipeline.examine import bundle_models
 from edgeml.pipeline.facts import facts_of, work_of
+from edgeml.pipeline.settings import check_keepable, keep_settings
 from edgeml_runtime.measure import Plan, Scenario, tune
 from edgeml_runtime.wire.manifest import Settings
 from edgeml_runtime.wire.tensors import unpack
@@ -31,6 +32,9 @@ LONGEST = 10.0  # times --seconds, when the interval does not get tight
 def _silent(_stage: str, _line: str) -> None: ...
 
 
+def _unseen(_stage: str, _line: str, _share: float) -> None: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions:
     boards: tuple[str, ...] = ()  # none: the usual ones and the user's own; "all": every board
@@ -42,9 +46,11 @@ class BenchOptions:
     scenario: Scenario = "single-stream"
     rows: int = 0
     rate_hz: float = 10.0
-    threads: int = 1
+    threads: int | None = None  # None: the settings of the bundle, else one
     tune: bool = False
+    keep: Path | None = None  # the registry that signs the bundle with its new settings
     progress: Callable[[str, str], None] = _silent
+    bar: Callable[[str, str, float], None] = _unseen  # stage, what, share of it that is done
 
     def plan(self) -> Plan:
         least, most = (self.sustained_s,) * 2 if self.sustained_s else (self.seconds, LONGEST * self.seconds)
@@ -57,17 +63,23 @@ def bench_path(path: Path, options: BenchOptions) -> dict[str, Any]:
     The first result's fields stand at the top, so that a program that asked for one finds one. Raises NotFound for
     a board or a variant that does not exist.
     """
+    if options.keep is not None:
+        check_keepable(path)
     models, rows = subject(path, options.variants)
     boards = tuple(read_boards()) if options.boards == (EVERY,) else options.boards or (*USUAL, *own_boards())
+    for board in set(options.boards) - {EVERY} if options.predict else ():
+        known_of(board, rows=rows, threads=options.threads or 1)  # one that is not there is said before the work
+    stored = _stored_settings(path)
     results = []
     for name, model in models.items():
         variant = Variant(model, name, model.digest)
-        measured = _measure(variant, rows, options) if options.measure else None
+        settings = Settings(threads=options.threads) if options.threads else stored.get(name, Settings())
+        measured = _measure(variant, rows, (options, settings)) if options.measure else None
         if not options.predict:
             results.append(_result((name, "this-machine"), measured, None))
         for board in boards if options.predict else ():
-            results.append(_result((name, board), measured, _predict(variant, rows, (board, options.threads))))
-    return {
+            results.append(_result((name, board), measured, _predict(variant, rows, (board, options.threads or 1))))
+    document = {
         "model": path.name,
         **results[0],
         "results": results,
@@ -77,6 +89,32 @@ def bench_path(path: Path, options: BenchOptions) -> dict[str, Any]:
         },
         "boards": {name: facts_of(read_boards()[name]) for name in boards if options.predict and name in read_boards()},
     }
+    if options.keep is not None:
+        document["release"] = _keep(path, results, options)
+    return document
+
+
+def _stored_settings(path: Path) -> Mapping[str, Settings]:
+    """Return how the variants of the bundle at `path` are run, nothing where it is a model."""
+    if not (path.is_dir() and (path / "manifest.json").exists()):
+        return {}
+    return {variant.name: variant.session for variant in read_bundle(path).manifest.variants}
+
+
+def _keep(path: Path, results: Sequence[Mapping[str, Any]], options: BenchOptions) -> str:
+    """Write the settings that won into the bundle, for the one board that was named, else for all; return its release.
+
+    Raises DataError where there is no bundle or nothing was tuned.
+    """
+    won = {
+        r["variant"]: Settings(**r["measured"]["tuned"]["settings"])
+        for r in results
+        if (r["measured"] or {}).get("tuned")
+    }
+    if not won or len(options.boards) > 1:
+        raise DataError("settings are kept of what was tuned here, for one --device or for all: give --tune, one board")
+    board = "" if options.boards in ((), (EVERY,)) else options.boards[0]
+    return keep_settings(path, won, registry=options.keep or Path(), board=board)
 
 
 def subject(path: Path, variants: tuple[str, ...] = ()) -> tuple[Mapping[str, OnnxModel], Rows]:
@@ -93,17 +131,31 @@ def subject(path: Path, variants: tuple[str, ...] = ()) -> tuple[Mapping[str, On
     return {name: model for name, model in models.items() if name in variants or not variants}, Rows(inputs)
 
 
-def _measure(variant: Variant, rows: Rows, options: BenchOptions) -> dict[str, Any]:
+def _measure(variant: Variant, rows: Rows, how: tuple[BenchOptions, Settings]) -> dict[str, Any]:
     """Return the document of one variant's benchmark here."""
-    plan, settings = options.plan(), Settings(threads=options.threads)
-    options.progress("bench", f"{variant.recipe}: at least {plan.min_s:g} s")
-    found = bench.measure_here(variant, rows, plan, settings=settings, starts=COLD_STARTS, profile=True)
+    options, settings = how
+    plan, name = options.plan(), variant.recipe
+    options.progress("bench", f"{name}: at least {plan.min_s:g} s")
+    found = bench.measure_here(
+        variant,
+        rows,
+        plan,
+        settings=settings,
+        starts=COLD_STARTS,
+        profile=True,
+        watch=lambda seconds: options.bar("bench", f"{name} {seconds:.0f} s", min(1.0, seconds / plan.min_s)),
+    )
     document = dict(found.details)
     if options.sustained_s:
         document["sustained"] = sustained(found)
     if options.tune:
         options.progress("tune", f"{variant.recipe}: settings in turns")
-        tuned = tune(variant.model.data, bench.one_query(variant, rows), Plan(min_s=options.seconds / 2, max_s=2.0))
+        tuned = tune(
+            variant.model.data,
+            bench.one_query(variant, rows),
+            Plan(min_s=options.seconds / 2, max_s=2.0),
+            progress=lambda done, of: options.bar("tune", f"{name} {done} of {of}", done / of),
+        )
         document["tuned"] = asdict(tuned)
     return document
 

@@ -61,7 +61,7 @@ def predict_rows(path: Path, data_path: Path, *, board: str = "") -> dict[str, A
     manifest = bundle.manifest
     rows = data.read_rows(data_path, manifest)
     variant = manifest.variant_for(board)
-    outputs = Session(bundle.blobs[variant.graph.digest], variant.session).run(rows.inputs)
+    outputs = Session(bundle.blobs[variant.graph.digest], manifest.session_for(board)).run(rows.inputs)
     columns, table = _readable(outputs, manifest)
     head = {"model": manifest.model, "release": manifest.release, "variant": variant.name}
     return {**head, "columns": columns, "rows": table}

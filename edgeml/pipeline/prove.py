@@ -17,6 +17,7 @@ from edgeml.pipeline.runtimes import loadable
 from edgeml.pipeline.subject import Proof, Stopwatch, Subject
 from edgeml.project import Board
 from edgeml.registry import Registry
+from edgeml_runtime.wire.manifest import Settings
 
 
 @dataclass(frozen=True)
@@ -177,4 +178,5 @@ def _bundle(variants: Sequence[Variant], choices: Mapping[str, Choice], judged: 
         choices=list(choices.values()),
         goldens=subject.held_out,
         lineage=subject.lineage,
+        boards={one.board: Settings(threads=one.threads) for one in subject.project.devices if one.threads > 1},
     )

@@ -60,7 +60,7 @@ def bench_on(
                 graph=graph.digest,
                 rows=given.digest,
                 plan=plan,
-                session=settings.get(name, Settings(threads=options.threads)),
+                session=settings.get(name, Settings(threads=options.threads or 1)),
                 runs=RUNS,
                 starts=COLD_STARTS,
             )
@@ -151,7 +151,7 @@ def _plan(plan: Plan) -> BenchPlan:
 
 def _settings(path: Path, options: BenchOptions) -> Mapping[str, Settings]:
     """Return the session settings of a bundle's variants, with the threads that were asked for."""
-    if not (path / "manifest.json").exists() or options.threads != 1:
+    if not (path / "manifest.json").exists() or options.threads is not None:
         return {}
     return {variant.name: variant.session for variant in read_bundle(path).manifest.variants}
 
@@ -210,6 +210,6 @@ def _predicted(board: str, variant: Variant, rows: Rows, *, options: BenchOption
     """Return what was predicted for the device's board, to hold against the measurement; None for an unknown board."""
     if not options.predict or board not in read_boards():
         return None
-    found = bench.predict_for(variant, known_of(board, rows=rows, threads=options.threads))
+    found = bench.predict_for(variant, known_of(board, rows=rows, threads=options.threads or 1))
     told = {key: getattr(found, key) for key in ("low", "predicted", "high", "method", "coverage")}
     return told | {"notes": list(found.notes)}

@@ -153,10 +153,10 @@ class Installer:
                 self._fetch([want(blob) for blob in self._manifest.blobs_for(self._config.board)])
             case Phase.INSTALLING if self._manifest is not None:
                 graph, goldens = (self._fetched(b.digest) for b in self._manifest.blobs_for(self._config.board))
-                variant = self._manifest.variant_for(self._config.board).name
-                files = {GRAPH: graph, GOLDENS: goldens}
+                board = self._config.board
+                variant, files = self._manifest.variant_for(board).name, {GRAPH: graph, GOLDENS: goldens}
                 self._worker.submit(
-                    tag, "installed", lambda: self.slots.install(self._envelope, files, variant=variant)
+                    tag, "installed", lambda: self.slots.install(self._envelope, files, variant=variant, board=board)
                 )
             case Phase.PROBING:
                 self._worker.submit(tag, "probed", self._probe)

@@ -77,7 +77,7 @@ def check(slot: Path, variant: str) -> ProbeResult:
         if chosen is None:
             return ProbeResult(ok=False, reason="NoSuchVariant", detail=f"release {release.release} has no {variant!r}")
         start = time.perf_counter()
-        session = Session(Slot(slot).graph, chosen.session)
+        session = Session(Slot(slot).graph, Slot(slot).settings)
         load_ms = (time.perf_counter() - start) * 1e3
         inputs, wanted = _goldens(Slot(slot).goldens, variant)
         if not wanted or not inputs:

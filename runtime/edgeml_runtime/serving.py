@@ -83,7 +83,7 @@ def load(slot: Slot) -> Loaded:
     slot.check()
     manifest, name = slot.manifest(), slot.variant
     variant = next(one for one in manifest.variants if one.name == name)
-    session = Session(slot.graph, variant.session)
+    session = Session(slot.graph, slot.settings)
     running = Running(model=manifest.model, release=manifest.release, variant=name, graph=variant.graph.digest)
     return Loaded(session, manifest, running)
 

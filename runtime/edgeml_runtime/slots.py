@@ -22,7 +22,7 @@ from pathlib import Path
 from edgeml_runtime.download import free_bytes, sync_folder
 from edgeml_runtime.errors import AgentRefused, BadDigest, MalformedMessage, StorageFull
 from edgeml_runtime.sidefile import WEIGHTS, joined_digest, split
-from edgeml_runtime.wire.manifest import Manifest, read_manifest
+from edgeml_runtime.wire.manifest import Manifest, Settings, read_manifest
 from edgeml_runtime.wire.signed import unverified
 
 NAMES = ("a", "b")
@@ -62,6 +62,12 @@ class Slot:
         """The name of the release's variant that is installed here."""
         return str(json.loads((self.path / COMPLETE).read_bytes())["variant"])
 
+    @property
+    def settings(self) -> Settings:
+        """How this board runs what is installed here."""
+        marks = json.loads((self.path / COMPLETE).read_bytes())
+        return _settings(self.manifest(), variant=marks["variant"], board=marks.get("board", ""))
+
     def envelope(self) -> bytes:
         """Return the signed manifest as it arrived."""
         return (self.path / MANIFEST).read_bytes()
@@ -99,12 +105,12 @@ class Slots:
         slot = self._idle()
         return slot if self.current and slot.complete else None
 
-    def install(self, manifest_bytes: bytes, files: Mapping[str, Path], *, variant: str = "") -> Slot:
+    def install(self, manifest_bytes: bytes, files: Mapping[str, Path], *, variant: str = "", board: str = "") -> Slot:
         """Put a release into the idle slot, ready to be activated; the current slot is not touched.
 
         `files` are model.onnx and goldens.safetensors by name; `variant` is found by the graph's
-        digest when not given. Raises BadDigest when they are not the manifest's, StorageFull when
-        there is no room; the idle slot is empty then.
+        digest when not given; `board` says with which settings it runs. Raises BadDigest when they are not the
+        manifest's, StorageFull when there is no room; the idle slot is empty then.
         """
         manifest = read_manifest(unverified(manifest_bytes))
         if missing := {GRAPH, GOLDENS} - files.keys():
@@ -114,14 +120,14 @@ class Slots:
         if not names:
             raise BadDigest(f"release {manifest.release}: no variant {variant or 'at all'} has graph {digest[:12]}")
         _compare(GOLDENS, _digest(files[GOLDENS]), {manifest.goldens.digest})
-        beside = any(v.session.external_data for v in manifest.variants if v.name == names[0])
         slot = self._idle()
         try:
             self._empty(slot)
-            apart = beside and split(files[GRAPH], slot.path)
+            marks = {"variant": names[0], "board": board}
+            apart = _settings(manifest, **marks).external_data and split(files[GRAPH], slot.path)
             linked = (GOLDENS,) if apart else (GRAPH, GOLDENS)
             _fill(slot, manifest_bytes, files={name: files[name] for name in linked})
-            _mark(slot, names[0])
+            _mark(slot, marks)
         except OSError as error:
             self._empty(slot)
             if error.errno not in _FULL:
@@ -187,9 +193,16 @@ def _fill(slot: Slot, manifest_bytes: bytes, *, files: Mapping[str, Path]) -> No
     sync_folder(slot.path)
 
 
-def _mark(slot: Slot, variant: str) -> None:
+def _settings(manifest: Manifest, *, variant: str, board: str) -> Settings:
+    """Return how `board` runs `variant`, which need not be the one that was chosen for it."""
+    if manifest.variant_for(board).name == variant:
+        return manifest.session_for(board)
+    return next(one.session for one in manifest.variants if one.name == variant)
+
+
+def _mark(slot: Slot, marks: Mapping[str, str]) -> None:
     fresh = slot.path / (COMPLETE + ".new")
-    _write(fresh, json.dumps({"variant": variant}).encode())
+    _write(fresh, json.dumps(dict(marks)).encode())
     fresh.replace(slot.path / COMPLETE)
     sync_folder(slot.path)
     sync_folder(slot.path.parent)

@@ -36,16 +36,14 @@ def folder(tmp_path: Path) -> Path:
     return target
 
 
-def a_slot(tmp_path: Path, graph: bytes) -> Slot:
-    """Return an installed release of `graph` whose variant wants its weights beside it."""
+def a_slot(tmp_path: Path, graph: bytes, *, board: str = "small") -> Slot:
+    """Return an installed release of `graph` whose variant wants its weights beside it on the board `small`."""
     answers = Session(graph).run({"numeric": ROWS})
     goldens = tensors.pack({"input.numeric": ROWS} | {f"fp32.{name}": array for name, array in answers.items()})
     files = {"model.onnx": tmp_path / "graph", GOLDENS: tmp_path / "goldens"}
     files["model.onnx"].write_bytes(graph)
     files[GOLDENS].write_bytes(goldens)
-    variant = ReleaseVariant(
-        name="fp32", graph=blob_of(graph), bounds=Bounds(max_abs=1e-4, label_flips=0), session=APART
-    )
+    variant = ReleaseVariant(name="fp32", graph=blob_of(graph), bounds=Bounds(max_abs=1e-4, label_flips=0))
     manifest = Manifest(
         model="digits",
         release="r1",
@@ -56,9 +54,11 @@ def a_slot(tmp_path: Path, graph: bytes) -> Slot:
         variants=(variant,),
         default_variant="fp32",
         boards={},
+        sessions={"small": APART},
         goldens=blob_of(goldens),
     )
-    return Slots(tmp_path / "slots").install(sign(manifest.to_document(), Ed25519PrivateKey.generate()), files)
+    envelope = sign(manifest.to_document(), Ed25519PrivateKey.generate())
+    return Slots(tmp_path / "slots").install(envelope, files, board=board)
 
 
 @pytest.mark.parametrize("hidden", [64, 300, 2048])
@@ -124,11 +124,18 @@ def test_damaged_models_are_refused_or_kept_but_never_changed(
 def test_a_device_keeps_serves_and_checks_weights_beside_the_model(tmp_path: Path) -> None:
     graph = mlp(hidden=512)
     slot = a_slot(tmp_path, graph)
-    assert slot.split and slot.graph.stat().st_size < len(graph) / 4
+    assert slot.split and slot.settings == APART
+    assert slot.graph.stat().st_size < len(graph) / 4
     assert probe(slot).ok
     loaded = serving.load(slot)
     wanted = Session(graph).run({"numeric": ROWS})["label"]
     np.testing.assert_array_equal(loaded.session.run({"numeric": ROWS})["label"], wanted)
+
+
+def test_another_board_runs_the_same_release_in_its_own_way(tmp_path: Path) -> None:
+    slot = a_slot(tmp_path, mlp(hidden=512), board="large")
+    assert not slot.split and slot.settings == Settings()
+    assert serving.load(slot).session.threads == 1
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, GRAPH])

@@ -26,7 +26,7 @@ from edgeml_runtime.measure.conditions import (
 from edgeml_runtime.measure.operators import OperatorTime, operators
 from edgeml_runtime.measure.overhead import NOTHING, Overhead, overhead
 from edgeml_runtime.measure.statistics import bootstrap, confidence_of_median, intervals, order_interval
-from edgeml_runtime.measure.timing import QUANTILES, SCENARIOS, Plan, Scenario, Timing, measure
+from edgeml_runtime.measure.timing import QUANTILES, SCENARIOS, Plan, Scenario, Timing, Watch, measure, nobody
 from edgeml_runtime.measure.tuning import Trial, Tuned, tune
 from edgeml_runtime.measure.versus import Versus, versus
 
@@ -47,6 +47,7 @@ __all__ = [
     "Trial",
     "Tuned",
     "Versus",
+    "Watch",
     "benchmark",
     "bootstrap",
     "cold_start",
@@ -56,6 +57,7 @@ __all__ = [
     "hardware",
     "intervals",
     "measure",
+    "nobody",
     "operators",
     "order_interval",
     "overhead",

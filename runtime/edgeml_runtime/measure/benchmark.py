@@ -12,7 +12,7 @@ import numpy as np
 from edgeml_runtime.measure.cold import ColdStart, cold_start
 from edgeml_runtime.measure.operators import OperatorTime, operators
 from edgeml_runtime.measure.overhead import Overhead, overhead
-from edgeml_runtime.measure.timing import USUAL, Plan, Timing, measure
+from edgeml_runtime.measure.timing import USUAL, Plan, Timing, Watch, measure, nobody
 from edgeml_runtime.session import DEFAULTS, Session
 from edgeml_runtime.sidefile import placed
 from edgeml_runtime.wire.manifest import Settings
@@ -53,6 +53,7 @@ def benchmark(
     settings: Settings = DEFAULTS,
     starts: int = 0,
     profile: bool = False,
+    watch: Watch = nobody,
 ) -> Benchmark:
     """Return what `model` takes for `feeds` here, `starts` new processes and `profile` included where asked for.
 
@@ -61,7 +62,7 @@ def benchmark(
     cold = cold_start(model, feeds, starts=starts, settings=settings) if starts else None
     with placed(model, settings) as source:
         session = Session(source, settings)
-    timing = measure(session, feeds, plan)
+    timing = measure(session, feeds, plan, watch=watch)
     runs = max(5, min(500, int(MOST_PROFILED_S * 1e3 / max(timing.p50_ms, 1e-3))))
     nodes = operators(model, feeds, runs=runs, settings=settings) if profile else ()
     calls = overhead() if profile else None

@@ -37,6 +37,10 @@ SETTLED = 0.05  # two stretches of warm-up whose medians differ by less are stab
 LONGEST_WARMUP = 10  # times Plan.warmup_s
 
 Query = Callable[[], Any]
+Watch = Callable[[float], None]  # told the seconds measured so far, between stretches
+
+
+def nobody(_seconds: float) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ class _Run:
         return min(shares)
 
 
-def measure(session: Session, feeds: Mapping[str, np.ndarray], plan: Plan = USUAL) -> Timing:
+def measure(session: Session, feeds: Mapping[str, np.ndarray], plan: Plan = USUAL, *, watch: Watch = nobody) -> Timing:
     """Return how long `session` takes for `feeds`: through `predict` where they are one row of one input.
 
     In the single-stream and paced scenarios a query is `feeds` as they are; else `plan.rows` rows of them, in one
@@ -122,7 +126,7 @@ def measure(session: Session, feeds: Mapping[str, np.ndarray], plan: Plan = USUA
     at_start, conditions = environment(), Conditions()
     warmup_s, settled = warm(one, plan)
     conditions.look()
-    run = _record(one, plan, conditions)
+    run = _record(one, plan, conditions=conditions, watch=watch)
     samples = run.samples() / 1e6
     told = intervals(samples, QUANTILES)
     paced = plan.scenario == "paced"
@@ -182,7 +186,7 @@ def warm(one: Query, plan: Plan) -> tuple[float, bool]:
         before = median
 
 
-def _record(one: Query, plan: Plan, conditions: Conditions) -> _Run:
+def _record(one: Query, plan: Plan, *, conditions: Conditions, watch: Watch) -> _Run:
     """Return timed stretches of `one`, with a look at the machine after each."""
     run, begun = _Run(), time.perf_counter()
     step = min(1.0, max(plan.min_s / 8, 0.01), plan.max_s)
@@ -209,6 +213,7 @@ def _record(one: Query, plan: Plan, conditions: Conditions) -> _Run:
             conditions.end()
             return run
         conditions.look()
+        watch(elapsed)
 
 
 def repeat(one: Query, *, seconds: float, ends: array[int]) -> None:

@@ -1,7 +1,8 @@
 """The manifest: everything a device must know of a release, and the digests it must insist on.
 
 A release carries one graph per variant and one blob of goldens: rows with the answers that each
-variant gave when it was verified. `boards` says which variant which board runs.
+variant gave when it was verified. `boards` says which variant which board runs, `sessions` how,
+where that is not as on other boards.
 """
 
 from __future__ import annotations
@@ -117,6 +118,7 @@ class Manifest:
     variants: tuple[ReleaseVariant, ...]
     default_variant: str
     boards: Mapping[str, str]  # board -> variant
+    sessions: Mapping[str, Settings] = field(default_factory=dict)  # board -> settings, else the variant's
     goldens: Blob
     lineage: Mapping[str, str] = field(default_factory=dict)  # stage -> digest
 
@@ -124,6 +126,10 @@ class Manifest:
         """Return the variant chosen for `board`; the default one for a board nobody chose for."""
         name = self.boards.get(board, self.default_variant)
         return next(variant for variant in self.variants if variant.name == name)
+
+    def session_for(self, board: str) -> Settings:
+        """Return how `board` runs its variant."""
+        return self.sessions.get(board, self.variant_for(board).session)
 
     def blobs_for(self, board: str) -> tuple[Blob, ...]:
         return self.variant_for(board).graph, self.goldens
