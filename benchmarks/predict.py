@@ -5,7 +5,8 @@
 
 Each way to run on this host is a device of its own, with other costs for the same nets: one and two threads, fp32 and
 int8, no graph optimization, an older onnxruntime. A device is calibrated with micro-models and five reference nets;
-the networks it is judged by are of families that none of these knows. Errors are of the median of a timing.
+the networks it is judged by are of families that none of these knows. Errors are of the median of a timing. What is
+finished is kept in WORK and in results/predict.json, device by device.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from edgeml_runtime.wire.manifest import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results"
-ROUNDS = 2  # minutes apart, each over all networks in a new order; the lowest median counts, as in the calibration
+ROUNDS = 3  # minutes apart, each over all networks in a new order; the lowest median counts, as in the calibration
 PLAN = Plan(warmup_s=0.1, min_s=0.4, min_count=10, max_s=2.0)
 
 
@@ -120,7 +121,9 @@ class Judged:
     nodes: int
 
 
-def measure(device: Device, case: Case, nets: Path, work: Path) -> tuple[Calibration, dict[str, list[Row]]]:
+def measure(
+    device: Device, case: Case, *, nets: Path, work: Path, rounds: int
+) -> tuple[Calibration, dict[str, list[Row]]]:
     """Return the calibration of `device` and what its networks took; what the folder `work` holds is not run again."""
     stem = case.name.replace(" ", "-")
     log = functools.partial(print, end="\r", flush=True)
@@ -129,14 +132,14 @@ def measure(device: Device, case: Case, nets: Path, work: Path) -> tuple[Calibra
         name=case.name,
         settings=case.settings,
         journal=work / f"{stem}.calibrating.jsonl",
-        scope=Scope(rounds=ROUNDS),
+        scope=Scope(rounds=rounds),
         progress=lambda done, of, what: log(f"  {done}/{of} {what:<40}"),
     )
     (work / f"{stem}.calibration.json").write_text(calibration.to_json(), encoding="utf-8")
     journal = Journal(work / f"{stem}.networks.jsonl", {"settings": asdict(case.settings)})
     paths = [path for path in sorted(nets.glob("*.onnx")) if path.stat().st_size and form_of(path) in case.forms]
     found: dict[str, list[Row]] = {path.name: [] for path in paths}
-    for round_ in range(ROUNDS):
+    for round_ in range(rounds):
         for path in random.Random(round_).sample(paths, len(paths)):
             log(f"  {round_} {path.name:<40}")
             key = f"{round_} {path.name} {digest_of(path.read_bytes())}"
@@ -229,17 +232,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--nets", type=Path, required=True, help="the folder that benchmarks/networks.py wrote")
     parser.add_argument("--work", type=Path, required=True, help="a folder for journals: stop it, and it goes on")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of kernels and networks; the fastest counts")
     parser.add_argument("--only", default="", help="a part of a device's name")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Any] = {}
+    stored = RESULTS / "predict.json"
+    found: dict[str, Any] = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else {}
     for case in CASES:
         python = os.environ.get(case.python, "") if case.python else ""
         if options.only not in case.name or (case.python and not python):
             continue
         print(case.name, flush=True)
         device = Process(python, case.settings) if python else Here(case.settings)
-        calibration, rows = measure(device, case, options.nets, options.work)
+        calibration, rows = measure(device, case, nets=options.nets, work=options.work, rounds=options.rounds)
         if isinstance(device, Process):
             device.close()
         for form in case.forms:
@@ -248,12 +253,10 @@ def main() -> None:
             told = {"summary": summary(judged), "onnxruntime": runtime, "rows": [asdict(row) for row in judged]}
             found[f"{case.name}, {form}"] = told
             print(f"\n{case.name}, {form}: {json.dumps(told['summary'])}", flush=True)
+        stored.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     lines = table(found)
     print("\n".join(lines))
-    if not options.only:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "predict.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        (RESULTS / "predict.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (RESULTS / "predict.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -257,6 +257,13 @@ def test_no_module_here_reads_the_wall_clock_which_may_jump():
         assert "import time" not in path.read_text()
 
 
+def test_a_convolution_that_took_its_clip_in_is_a_kind_of_its_own():
+    net = Builder((1, 16, 14, 14))
+    model = net.done(net.conv("x", 32, act="Clip"))
+    kinds = {work.kind for work in works_of(operators(model, feeds((1, 16, 14, 14)), runs=1, weights=True), model)}
+    assert "pointwise clipped" in kinds
+
+
 def test_cold_weights_grow_with_what_the_cache_cannot_keep():
     works = [Work("Gemm float", "", 1.0, 1.0, float(CACHE))]
     caches = Caches(4 * CACHE, CACHE // 8)

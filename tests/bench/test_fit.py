@@ -95,6 +95,15 @@ def test_whatever_the_times_no_cost_is_negative(times, seed):
     assert all(np.isfinite(kernels.node(work)[0]) for work in works)
 
 
+def test_a_class_of_small_samples_is_held_to_the_wider_one_for_what_they_say_nothing_of():
+    wide = made((0.01, 1e-8, 1e-8))
+    wide = [(dataclasses.replace(w, weights=4e5 * i), ms + 4e5 * i * 2e-8) for i, (w, ms) in enumerate(wide)]
+    small = [(dataclasses.replace(w, kind="dense clipped", weights=100.0), ms) for w, ms in made((0.01, 1e-8, 1e-8))]
+    kernels = bench.Kernels(calibrated([*wide, *small[:6]]))
+    large = dataclasses.replace(small[0][0], weights=4e6)
+    assert kernels.node(large)[0] == pytest.approx(small[0][1] + 4e6 * 2e-8, rel=0.3)
+
+
 def test_one_disturbed_sample_does_not_spoil_its_class():
     truth = (0.01, 1e-8, 1e-8)
     samples = made(truth, count=30)

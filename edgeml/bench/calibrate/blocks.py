@@ -16,7 +16,7 @@ OPSET, IR = 17, 8  # what onnxruntime 1.16 and every later one loads
 PATTERN = 251  # values before weights repeat; a prime, so that no two channels are alike
 SCALE = "scale"
 EVICTION = "evict_"  # how the names of nodes begin that are not what a micro-model is about
-Activation = Literal["", "Relu", "SiLU", "HardSwish"]
+Activation = Literal["", "Relu", "Clip", "SiLU", "HardSwish"]
 
 
 class Builder:
@@ -87,6 +87,8 @@ class Builder:
         match act:
             case "Relu":
                 return self.add("Relu", [x], shape)
+            case "Clip":
+                return self.add("Clip", [x, self.constant(0.0), self.constant(6.0)], shape)
             case "SiLU":
                 return self.add("Mul", [x, self.add("Sigmoid", [x], shape)], shape)
             case "HardSwish":

@@ -61,7 +61,7 @@ def kernels(cache: int, *, names: Collection[str] = ()) -> list[Kernel]:
     ]
 
 
-def _conv(kernel: int, stride: int = 1, *, kind: str = "", int8: bool = False) -> Build:
+def _conv(kernel: int, stride: int = 1, *, kind: str = "", int8: bool = False, clipped: bool = False) -> Build:
     def build(draw: random.Random, swept: int) -> Built:
         while True:
             size, channels, out = draw.choice(SIZES), draw.choice(CHANNELS), draw.choice(CHANNELS)
@@ -95,7 +95,7 @@ def _conv(kernel: int, stride: int = 1, *, kind: str = "", int8: bool = False) -
             if least < macs < MOST_MACS and size**2 * max(channels, out / stride**2) < MOST_ELEMENTS:
                 break
         net = Builder((1, channels, size, size), int8=int8, swept=swept)
-        act: Activation = draw.choice(("", "Relu"))
+        act: Activation = "Clip" if clipped else draw.choice(("", "Relu"))
         made = net.conv("x", out, kernel=kernel, stride=stride, group=group, act=act)
         return net.done(made), net.shapes["x"]
 
@@ -180,6 +180,10 @@ def _table() -> Iterator[tuple[str, int, Build]]:
             name = f"depthwise uneven {kernel}{' strided' * (stride > 1)}{word}"
             yield name, 3, _conv(kernel, stride, kind="depthwise uneven", int8=int8)
         if not int8:
+            yield "pointwise clipped", 9, _conv(1, clipped=True)
+            yield "depthwise 3 clipped", 6, _conv(3, kind="depthwise", clipped=True)
+            yield "depthwise 3 strided clipped", 3, _conv(3, 2, kind="depthwise", clipped=True)
+            yield "pointwise few clipped", 3, _conv(1, kind="few", clipped=True)
             yield "pointwise plain", 9, _conv(1, kind="plain")
             yield "3x3 plain", 3, _conv(3, kind="plain")
             for kernel, stride in ((3, 1), (3, 2), (5, 1), (5, 2), (7, 2)):

@@ -174,6 +174,17 @@ def _shuffle(int8: bool) -> Build:
     return build
 
 
+def _shuffle_last(draw: random.Random, swept: int) -> Built:
+    """The same with channels last, as onnxruntime turns it when the convolutions around it are in int8."""
+    size, half = draw.choice((5, 7, 10, 14, 20, 28)), draw.choice((24, 58, 116, 232))
+    shape, pairs = (1, size, size, 2 * half), (1, size, size, 2, half)
+    net = Builder(shape, swept=swept, int8=True)
+    net.weights |= {"pairs": np.array(pairs), "whole_shape": np.array(shape)}
+    made = net.quantized(net.add("Reshape", [net.quantized("x"), "pairs"], pairs))
+    made = net.quantized(net.add("Transpose", [made], (1, size, size, half, 2), perm=[0, 1, 2, 4, 3]))
+    return net.done(net.add("Reshape", [made, "whole_shape"], shape)), shape
+
+
 def _concat(draw: random.Random, swept: int) -> Built:
     rows, channels, size, _ = picture(draw)
     net = Builder((rows, channels, size, size), swept=swept)
@@ -304,6 +315,7 @@ def _table() -> Iterator[tuple[str, int, Build]]:
     yield "resize between", 3, _between
     yield "shuffle", 6, _shuffle(int8=False)
     yield "shuffle int8", 6, _shuffle(int8=True)
+    yield "shuffle last int8", 6, _shuffle_last
     yield "transpose", 6, _transpose
     yield "softmax", 6, _rows("Softmax")
     yield "mean", 6, _rows("ReduceMean")

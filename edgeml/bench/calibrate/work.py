@@ -7,7 +7,7 @@ blocked NCHWc or plain), its element type, and for convolutions the kind of kern
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnx import ModelProto, NodeProto
@@ -54,7 +54,9 @@ class Work:
     weights: float  # bytes of what does not change
     gathered: float = 0.0  # elements in windows (positions if depthwise), runs of a broadcast, visits of trees
     stale: float = 0.0  # share of what the node needs that the nearer caches have forgotten
-    far: float = 0.0  # share that the last cache has forgotten, too
+    far: float = 0.0  # share of `weights` that the last cache has forgotten, too
+    wiped: float = 0.0  # share of all else that it has forgotten, which a sweep can do and a net does not
+    aged: float = 0.0  # bytes of `moved` that the nearer caches have forgotten
     spilled: float = 0.0  # bytes of `moved` that memory holds, not a cache
     over: float = 0.0  # bytes of `moved` that the nearer caches are too small for
 
@@ -67,6 +69,7 @@ def works_of(nodes: Sequence[OperatorTime], model: bytes | ModelProto) -> list[W
     """Return the work of every node that `model` ran as; the model tells what no shape does, the size of its trees."""
     proto = model if isinstance(model, ModelProto) else ModelProto.FromString(model)
     visits = {node.name: trees.visits(node) for node in proto.graph.node if node.op_type in trees.OPERATORS}
+    clipped = _clipped(proto)
     windows = {node.name: _window(node) for node in proto.graph.node if node.op_type in POOLS}
     found = []
     for node in nodes:
@@ -74,9 +77,25 @@ def works_of(nodes: Sequence[OperatorTime], model: bytes | ModelProto) -> list[W
             found.append(_of_trees(node, visits))
         elif node.operator in POOLS or node.operator in RENAMED_POOLS:
             found.append(_of_pool(node, windows))
+        elif node.operator in ("Conv", "FusedConv") and _known_as(node, clipped):
+            found.append(_and_clipped(work_of(node)))
         else:
             found.append(work_of(node))
     return found
+
+
+def _clipped(proto: ModelProto) -> set[str]:
+    """Return the names that fused convolutions have from their Clip, which is a pass of its own over their output."""
+    return {node.name for node in proto.graph.node if node.op_type == "Clip" and node.name}
+
+
+def _known_as(node: OperatorTime, names: Collection[str]) -> str:
+    """Return the longest of `names` that `node` has, with what the runtime puts behind those it replaces, or ""."""
+    return max((name for name in names if name and node.name.startswith(name)), key=len, default="")
+
+
+def _and_clipped(work: Work) -> Work:
+    return replace(work, kind=f"{work.kind} clipped")
 
 
 def _window(node: NodeProto) -> int:
@@ -85,7 +104,7 @@ def _window(node: NodeProto) -> int:
 
 def _of_pool(node: OperatorTime, windows: Mapping[str, int]) -> Work:
     """Return the work of a pool; the runtime puts something behind the names of nodes that it replaces."""
-    found = max((name for name in windows if name and node.name.startswith(name)), key=len, default="")
+    found = _known_as(node, windows)
     plain, (_, y) = work_of(node), node.shapes[node.inputs]
     return replace(plain, gathered=float(math.prod(y) * windows.get(found, USUAL_WINDOW)))
 
@@ -185,10 +204,16 @@ def in_turn(works: Sequence[Work], caches: Caches, *, swept: float = 0.0) -> lis
     """
     weights, largest = sum(work.weights for work in works), max((work.moved for work in works), default=0)
     stale, far = _lost(weights + largest + swept, caches.near), _lost(weights + swept, caches.last)
-    spilled = _lost(swept, caches.last)
-    return [
-        replace(w, stale=stale, far=far, spilled=spilled * w.moved, over=max(0.0, w.moved - caches.near)) for w in works
-    ]
+    spilled, found, before = _lost(swept, caches.last), [], 0.0
+    for work in works:
+        here = work.moved + work.weights
+        aged = _lost(before + here + swept, caches.near) * work.moved  # where it writes was in use a node or two ago
+        over = max(0.0, work.moved - caches.near)
+        found.append(
+            replace(work, stale=stale, far=far, wiped=spilled, aged=aged, spilled=spilled * work.moved, over=over)
+        )
+        before = here
+    return found
 
 
 def _lost(touched: float, cache: int) -> float:

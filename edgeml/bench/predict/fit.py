@@ -1,6 +1,6 @@
 """A cost model of a device's kernels: non-negative least squares by class, set right by the reference nets.
 
-    time of a node = a + b MAC + c bytes of activations + d bytes of weights + e those from memory + f window, by class
+    time of a node = a + b MAC + c window + d bytes of activations + e bytes of weights + what no cache kept, by class
     time of a net  = scalar * (call + sum over its nodes)
 
 The coefficients are not negative and minimize the relative error (Lawson and Hanson, Solving Least Squares Problems,
@@ -28,17 +28,21 @@ LEAST_SPREAD = 0.03  # of the logarithm: no five nets promise more
 T95 = 2.13  # two-sided 90 % of Student's t with 4 degrees of freedom: five reference nets
 MOVING = "* moving"  # the group of all that only move or map elements
 HELD = 0.25  # how hard a class is held to the one that holds it: an eighth sample's worth of each coefficient
-HUBER = 0.25  # relative errors above it count as disturbed
+HUBER = 0.1  # relative errors above it count as disturbed
 UNCOVERED_SPREAD = math.log(3.0)  # of an operator nobody measured
 
 
 @dataclass(frozen=True)
 class Model:
-    """Coefficients of one class: milliseconds, then per unit of _row; `spread` of the logarithms' residuals."""
+    """Coefficients of one class: milliseconds, then per unit of _row; `spread` of the logarithms' residuals.
+
+    `scale` is what a unit of each coefficient is of a sample's time, in the mean.
+    """
 
     coefficients: tuple[float, ...]
     spread: float
     samples: int
+    scale: tuple[float, ...]
 
     def ms(self, work: Work) -> float:
         return sum(c * x for c, x in zip(self.coefficients, _row(work), strict=True))
@@ -151,9 +155,9 @@ def _is_int8(nodes: Sequence[Work]) -> bool:
 def _row(work: Work) -> tuple[float, ...]:
     near, far = work.stale, work.far
     return (
-        *(1.0, near, far),
+        *(1.0, near, work.wiped),
         *(work.macs, work.gathered),
-        *(work.moved, near * work.moved, work.over, work.spilled),
+        *(work.moved, work.aged, work.over, work.spilled),
         *(work.weights, near * work.weights, far * work.weights),
     )
 
@@ -161,14 +165,18 @@ def _row(work: Work) -> tuple[float, ...]:
 def _fit(samples: Sequence[tuple[Work, float]], wider: Model | None) -> Model:
     """Return the non-negative model of least relative error, held to the `wider` class's where samples say little.
 
-    Columns are scaled, for they differ by 10^9. Samples that lie far off weigh less (Huber).
+    A coefficient is held by what it is of a sample's time here or in the wider class, whichever is more: small
+    samples say nothing of what weights of a megabyte cost. Columns are scaled, for they differ by 10^9. Samples that
+    lie far off weigh less (Huber).
     """
     times = np.array([ms for _, ms in samples])
     rows = np.array([_row(work) for work, _ in samples])
     weights = 1.0 / (times + RESOLUTION_MS)
     scale = np.maximum((rows * weights[:, None]).mean(axis=0), 1e-30)
-    held = np.zeros(0) if wider is None else HELD * scale * np.array(wider.coefficients)
-    hold = np.zeros((0, len(scale))) if wider is None else HELD * np.eye(len(scale))
+    hold, held = np.zeros((0, len(scale))), np.zeros(0)
+    if wider is not None:
+        strength = HELD * np.maximum(1.0, np.array(wider.scale) / scale)
+        hold, held = np.diag(strength), strength * scale * np.array(wider.coefficients)
     trust = np.ones(len(samples))
     for _ in range(ROUNDS):
         matrix = np.vstack([rows * (weights * trust)[:, None] / scale, hold])
@@ -178,8 +186,8 @@ def _fit(samples: Sequence[tuple[Work, float]], wider: Model | None) -> Model:
     coefficients = found / scale
     residuals = np.log((rows @ coefficients + RESOLUTION_MS) / (times + RESOLUTION_MS))
     spread = float(np.sqrt(np.sum(residuals**2) / max(1.0, len(samples) - np.count_nonzero(found) / 2)))
-    known = tuple(float(value) for value in coefficients)
-    return Model(known, max(spread, LEAST_NODE_SPREAD), len(samples))
+    known, shares = (tuple(float(value) for value in array) for array in (coefficients, scale))
+    return Model(known, max(spread, LEAST_NODE_SPREAD), len(samples), shares)
 
 
 def errors(pairs: Mapping[str, tuple[Forecast, float]]) -> dict[str, float]:
