@@ -12,6 +12,7 @@ from edgeml.errors import DataError, NotFound
 from edgeml.pipeline.finish import write_page, write_report
 from edgeml.pipeline.plan import SUMMARY
 from edgeml.pipeline.releases import find_report
+from edgeml.registry import Registry
 
 MOST_BYTES = 64 << 20
 
@@ -22,7 +23,7 @@ def report_of(root: Path, run: str, output: Path | None = None) -> Path:
     Raises NotFound where there is none, DataError for a document that is neither a run's nor a benchmark's.
     """
     if not run.endswith(".json"):
-        return find_report(root, run)
+        return with_devices(root, find_report(root, run))
     path = Path(run)
     document = read_document(path)
     target = output or path.with_suffix(".html")
@@ -34,6 +35,28 @@ def report_of(root: Path, run: str, output: Path | None = None) -> Path:
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(f"{path} lacks what a report is drawn from ({error!r}): make it again") from error
     return target.resolve()
+
+
+def with_devices(root: Path, page: Path) -> Path:
+    """Draw the report at `page` again if real devices have measured its variants since, and return its path."""
+    source = _beside(page)
+    if not source.exists():
+        return page  # made before reports had a document beside them
+    document = read_document(source)
+    joined = measured_on_devices(Registry.open(root), document)
+    if joined != document.get("on_devices", []):
+        write_report(page, {**document, "on_devices": joined}, document.get("fleet"))
+    return page
+
+
+def measured_on_devices(registry: Registry, document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the newest measurement by each device of each variant of `document`, known by its graph's digest."""
+    names = {one["digest"]: one["name"] for one in document["variants"] if "digest" in one}
+    newest: dict[tuple[str, str], dict[str, Any]] = {}
+    for one in registry.benches.measurements(list(names)):
+        told = {"device": one.device, "board": one.board, "variant": names[one.digest], "measured": dict(one.document)}
+        newest.setdefault((one.device, one.digest), told)
+    return sorted(newest.values(), key=lambda told: (told["device"], told["variant"]))
 
 
 def write_bench(path: Path, document: Mapping[str, Any]) -> None:
@@ -71,9 +94,13 @@ def read_document(path: Path) -> Mapping[str, Any]:
 def _document(run: str, root: Path) -> Mapping[str, Any]:
     if run.endswith(".json"):
         return read_document(Path(run))
-    page = find_report(root, run)
+    return read_document(_beside(with_devices(root, find_report(root, run))))
+
+
+def _beside(page: Path) -> Path:
+    """Return the document that the report at `page` was drawn from."""
     beside = page.with_suffix(".json")
-    return read_document(beside if beside.exists() else page.parent / SUMMARY)
+    return beside if beside.exists() else page.parent / SUMMARY
 
 
 def _name(run: str) -> str:

@@ -271,6 +271,11 @@ def _roofline_spec(
                          "size": {"field": "share", "type": "quantitative", "legend": None, "scale": area}},
         },
         {
+            "transform": [*here, {"filter": "datum.kind != 'the model'"}],
+            "mark": {"type": "text", "align": "left", "dx": 12, "dy": 12, "fontSize": 11, "color": charts.SOFT},
+            "encoding": {"x": x, "y": y, "text": {"field": "kind"}},
+        },
+        {
             "transform": [*here, {"filter": "datum.kind == 'the model'"}],
             "mark": {"type": "rule", "strokeWidth": 2},
             "encoding": {"x": x, "y": y | {"field": "low"}, "y2": {"field": "high"}, "color": tint},

@@ -15,10 +15,10 @@ THROTTLED = {0: "under-voltage", 1: "clock capped", 2: "throttled", 3: "soft tem
 SLOWED = 0.9  # of the fastest clock of the run: doubts.py calls a run below it INVALID
 QUARTILES = {"p5": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95}
 MOST_FORMS = 8  # lines in one picture
-WATCHED = {  # a reading, its title, and what it is divided by
-    "frequency_khz": ("clock of the slowest core, GHz", 1e6),
-    "temperature_c": ("temperature, °C", 1.0),
-    "running": ("tasks that want to run", 1.0),
+WATCHED = {  # a reading, its title, its unit, and what it is divided by
+    "frequency_khz": ("Clock of the slowest core", "GHz", 1e6),
+    "temperature_c": ("Temperature", "°C", 1.0),
+    "running": ("Tasks that want to run", "tasks", 1.0),
 }
 
 
@@ -57,20 +57,21 @@ def _lead(first: Mapping[str, Any], where: Mapping[str, Any]) -> str:
 
 
 def _table(forms: Sequence[Form]) -> Table:
-    head = ["variant", "n", "min", "p50", "95 % of p50", "p90", "p99", "p99.9", "mean", "CPU time", "rows/s", "energy"]
+    head = ["variant", "queries", "min", "p50 (95 % interval)", "p90", "p99", "p99.9", "CPU time", "rows/s", "energy"]
     rows = []
     for form in forms:
         took = form.measured
-        times = [latency_of(took.get(f"{name}_ms")) for name in ("p90", "p99", "p999", "mean", "cpu")]
         energy = took.get("energy_mj")
+        few = "too few queries" if "p999_ms" in took else ABSENT
         rows.append(
             [
                 form.name + ("" if form.valid else " INVALID"),
                 f"{took.get('n', 0):,}",
                 latency_of(took.get("min_ms")),
-                latency_of(took["p50_ms"]),
-                interval(took.get("ci95_ms")),
-                *times,
+                f"{latency_of(took['p50_ms'])} ({interval(took.get('ci95_ms'))})",
+                *(latency_of(took.get(f"{name}_ms")) for name in ("p90", "p99")),
+                few if took.get("p999_ms") is None else latency_of(took["p999_ms"]),
+                latency_of(took.get("cpu_ms")),
                 number(took["rows_per_s"]) if took.get("rows_per_s") else ABSENT,
                 ABSENT if energy is None else f"{number(energy)} mJ",
             ]
@@ -210,9 +211,14 @@ def _machine(forms: Sequence[Form]) -> list[Figure]:
     """Return a picture for each of WATCHED that this machine tells and that moved."""
     figures = []
     order = [form.name for form in forms]
-    for key, (title, unit) in WATCHED.items():
+    for key, (title, unit, scale) in WATCHED.items():
         rows = [
-            {"name": form.name, "s": one["at_s"], "value": one[key] / unit, "said": number(one[key] / unit)}
+            {
+                "name": form.name,
+                "s": one["at_s"],
+                "value": one[key] / scale,
+                "said": f"{number(one[key] / scale)} {unit}",
+            }
             for form in forms[:MOST_FORMS]
             for one in form.measured.get("readings", ())
             if key in one
@@ -221,16 +227,16 @@ def _machine(forms: Sequence[Form]) -> list[Figure]:
             continue
         encoding = {
             "x": charts.quantity("s", "seconds since the start", scale={"nice": False}),
-            "y": charts.quantity("value", title, scale={"zero": False, "nice": True}, tickCount=4),
+            "y": charts.quantity("value", unit, scale={"zero": False, "nice": True}, tickCount=4),
             "color": charts.colour(order),
-            "tooltip": charts.tips(name="variant", said=title),
+            "tooltip": charts.tips(name="variant", said="then"),
         }
         layers = [{"mark": {"type": "line", "interpolate": "step-after", "point": {"size": 24}}, "encoding": encoding}]
         low, high = min(row["value"] for row in rows), max(row["value"] for row in rows)
-        words = f"{title}: {number(low)} to {number(high)}"
+        words = f"{number(low)} to {number(high)} {unit}"
         table = Table(["variant", "second", title], [[r["name"], f"{r['s']:.1f}", r["said"]] for r in rows])
         caption = "Looked at between the stretches, never within one. Colours as above."
-        figures.append(Figure(title.capitalize(), charts.figure(rows, layers, height=110), caption, words, table))
+        figures.append(Figure(title, charts.figure(rows, layers, height=110), caption, words, table))
     return figures
 
 

@@ -79,7 +79,8 @@ def front(reading: Reading) -> Figure | None:
         return None
     for point in points:
         point["up"] = point["y"] if scored else point["bytes"] / 1e6
-    places = list(dict.fromkeys(point["where"] for point in points))
+    usable = dict.fromkeys(point["where"] for point in points if point["valid"])  # shown first
+    places = list(usable | dict.fromkeys(point["where"] for point in points))
     best = _front(points, scored)
     for point in points:
         point["front"] = any(point is one for one in best)
@@ -161,7 +162,7 @@ def _front_spec(
     places, scored = shape
     here = [{"filter": "datum.where == where"}] if len(places) > 1 else []
     y_scale = {"zero": False, "nice": True, "padding": 22}
-    y = charts.quantity("up", reading.metric if scored else "size, MB", scale=y_scale, titleAnchor="end")
+    y = charts.quantity("up", reading.metric if scored else "size, MB", scale=y_scale, titleAnchor="end", format=".4~g")
     wide = max(places, key=lambda place: _factor(points, place))  # the axis must do for every place
     values = [value for p in points if p["where"] == wide for value in (p["low"], p["high"])]
     x = charts.latency("x", "latency of one row", values)

@@ -58,7 +58,7 @@ def facts_of_build(summary: Document, reading: Reading) -> Facts:
     metric, rows = reading.metric, summary["dataset"]
     test, source = summary["metrics"].get("test", {}), summary["metrics"].get("source", {})
     shipped = reading.form(summary.get("default_variant", "fp32")) or reading.forms[0]
-    facts = [(f"{metric} on {rows['test']:,} held-out rows", figure_of(test.get(metric)))] if metric else []
+    facts = [(f"{metric} on {rows['test']:,} held-out rows", figure_of(test[metric]))] if metric in test else []
     if metric in source:
         facts.append((f"{metric} of the source model", figure_of(source[metric])))
     facts.append((f"{shipped.name} on this machine, median", _median(shipped)))
@@ -135,8 +135,9 @@ def facts_of_bench(reading: Reading) -> Facts:
             facts.append((f"{form.name}, median here", _median(form)))
         if form.bytes:
             facts.append((f"{form.name}, size", size(form.bytes)))
-        if form.work.get("macs"):
-            facts.append((f"{form.name}, work of one row", f"{number(form.work['macs'] / 1e6)} million MAC"))
+    macs = reading.forms[0].work.get("macs") if reading.forms else None
+    if macs:
+        facts.append(("multiply-accumulates of one row", f"{number(macs / 1e6)} million"))
     return facts or [("variants", ", ".join(reading.names) or ABSENT)]
 
 

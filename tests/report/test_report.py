@@ -17,7 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeml.errors import DataError, NotFound
-from edgeml.pipeline.reports import read_document, report_of, write_bench
+from edgeml.pipeline.finish import write_report
+from edgeml.pipeline.reports import read_document, report_of, with_devices, write_bench
+from edgeml.registry import DeviceMeasurement, Registry
 from edgeml.report import Page, bench_page, build_page, compare_page, render, tabulate
 from edgeml.report.numbers import number
 from tests.report.builders import (
@@ -277,6 +279,30 @@ def test_json_and_csv_lie_beside_the_page_and_make_it_again(tmp_path: Path) -> N
     assert 'href="net.json"' in first and 'href="net.csv"' in first
     assert report_of(tmp_path, str(tmp_path / "net.json")) == tmp_path / "net.html"
     assert (tmp_path / "net.html").read_text() == first
+
+
+def test_what_devices_measured_since_joins_the_report_of_a_release(tmp_path: Path) -> None:
+    registry, page = Registry.open(tmp_path / "registry"), tmp_path / "report.html"
+    graph = a_summary()["variants"][0]["digest"]
+    write_report(page, a_summary(variants=[a_variant("fp32", digest=graph)]))
+    before = page.read_text()
+    assert with_devices(registry.root, page).read_text() == before
+    for when, ms in ((1.0, 9.0), (2.0, 7.5)):
+        told = DeviceMeasurement(
+            bench=f"bench-{when}",
+            device="pi-7",
+            board="raspberry-pi-4",
+            model="net",
+            variant="fp32",
+            digest=graph,
+            time=when,
+            agent="0.1.0",
+            hardware={},
+            document=a_measurement(p50_ms=ms),
+        )
+        registry.benches.keep([told])
+    text = Reader(with_devices(registry.root, page).read_text()).text
+    assert "fp32 takes 7.5 ms there" in text and "takes 9 ms" not in text
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"model": 1}', "\x00"])
