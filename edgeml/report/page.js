@@ -36,15 +36,18 @@
     const choose = plot.parentElement.querySelector(".choose");
     const room = document.createElement("div"); // the plot itself keeps its role and its words
     room.className = "room";
-    plot.replaceChildren(room);
     const compiled = vegaLite.compile({ ...spec, config, autosize: { type: "fit-x", contains: "padding" } }).spec;
-    new vega.View(vega.parse(compiled), { renderer: "svg", hover: true })
+    const view = new vega.View(vega.parse(compiled), { renderer: "svg", hover: true });
+    plot.replaceChildren(room);
+    view
       .tooltip(show).initialize(room, choose).runAsync()
       .then(() => room.querySelector("svg").setAttribute("aria-hidden", "true"))
       .catch((error) => console.error(error));
   };
 
-  const all = () => document.querySelectorAll(".plot").forEach(draw);
+  const all = () => document.querySelectorAll(".plot").forEach((plot) => {
+    try { draw(plot); } catch (error) { console.error(error); } // its words stay, and the others are drawn
+  });
   document.addEventListener("toggle", all, true);
   addEventListener("beforeprint", () => {
     document.querySelectorAll("details.part").forEach((part) => { part.open = true; });

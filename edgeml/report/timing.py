@@ -229,7 +229,7 @@ def _machine(forms: Sequence[Form]) -> list[Figure]:
             "x": charts.quantity("s", "seconds since the start", scale={"nice": False}),
             "y": charts.quantity("value", unit, scale={"zero": False, "nice": True}, tickCount=4),
             "color": charts.colour(order),
-            "tooltip": charts.tips(name="variant", said="then"),
+            "tooltip": charts.tips(name="variant", said="reading"),
         }
         layers = [{"mark": {"type": "line", "interpolate": "step-after", "point": {"size": 24}}, "encoding": encoding}]
         low, high = min(row["value"] for row in rows), max(row["value"] for row in rows)
