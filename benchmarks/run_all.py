@@ -41,7 +41,7 @@ def page() -> str:
 
 def main() -> None:
     for name in SCRIPTS if "--page" not in sys.argv else ():
-        print(f"== {name}", flush=True)  # compile_peers, session_ways and ensembles need environments of their own
+        print(f"== {name}", flush=True)  # compile_peers, measure_peers and others need environments of their own
         subprocess.run([sys.executable, str(HERE / f"{name}.py")], check=True)
     PAGE.write_text(page(), encoding="utf-8")
 
