@@ -10,7 +10,7 @@ import click
 from edgeml.cli.screen import show_table
 
 BLOCKS = "▁▂▃▄▅▆▇█"
-MOST_OPERATORS, CURVE_WIDTH = 6, 60
+MOST_OPERATORS, LEAST_SHARE, CURVE_WIDTH = 6, 0.005, 60
 MUCH_OVERHEAD = 0.2  # of the median: then a call is worth a note
 LONG = {"p50": "p50", "p90": "p90", "p99": "p99", "p999": "p99.9"}
 
@@ -146,9 +146,9 @@ def _operators(nodes: Sequence[Mapping[str, Any]]) -> str:
     for node in nodes:
         shares[node["operator"]] = shares.get(node["operator"], 0.0) + node["ms"] / total
     largest = sorted(shares.items(), key=lambda item: -item[1])
-    told = [f"{operator} {share:.0%}" for operator, share in largest[:MOST_OPERATORS]]
-    rest = sum(share for _, share in largest[MOST_OPERATORS:])
-    return "time goes to " + ", ".join([*told, *([f"others {rest:.0%}"] if rest else [])])
+    told = [f"{operator} {share:.0%}" for operator, share in largest[:MOST_OPERATORS] if share >= LEAST_SHARE]
+    rest = sum(share for _, share in largest[len(told) :])
+    return "time goes to " + ", ".join([*told, *([f"others {rest:.0%}"] if rest >= LEAST_SHARE else [])])
 
 
 def _curve(one: Mapping[str, Any]) -> str:
