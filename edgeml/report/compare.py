@@ -133,12 +133,12 @@ def _variants(sides: tuple[Side, Side], pairs: Sequence[tuple[Form, Form]]) -> S
     rows = []
     for one, other in pairs:
         why = unmatched(one.measured, other.measured)
-        share = ABSENT
+        share = "not compared"
         if not why:
             ratio, low, high = ratio95(one.measured, other.measured)
             share = f"{ratio:.3f} ({low:.3f} to {high:.3f})"
         rows += [
-            [one.name, "median here", _median(one), _median(other), share, why or "alike"],
+            [one.name, "median here", _median(one), _median(other), share, "see the verdict" if why else "alike"],
             [one.name, "p99 here", *(latency_of(f.measured.get("p99_ms")) for f in (one, other)), "", ""],
             [one.name, "size", *_sizes(one, other), ""],
         ]
