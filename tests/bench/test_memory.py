@@ -94,7 +94,7 @@ def test_a_model_that_needs_more_than_the_board_has_is_refused_before_it_ships()
     verdict = Verdict(FP32, True, "passes", Parity(9, 0.0, 0, 0), "", {}, 0.0, 0.0, (), 0.0)
     chosen = bench.choose(
         Board(board=zero.name),
-        zero,
+        bench.Known(profile=zero),
         variants=[Variant(model, FP32, model.digest)],
         verdicts=[verdict],
         measurements=[],
@@ -106,7 +106,7 @@ def test_a_model_that_needs_more_than_the_board_has_is_refused_before_it_ships()
     assert f"needs {needed:.0f} MB of {zero.memory_limit_mb:.0f} MB" in chosen.reason
     assert bench.choose(
         Board(board=zero.name),
-        dataclasses.replace(zero, ram_mb=8192, usable_ram_mb=8000),
+        bench.Known(profile=dataclasses.replace(zero, ram_mb=8192, usable_ram_mb=8000)),
         variants=[Variant(model, FP32, model.digest)],
         verdicts=[verdict],
         measurements=[],
