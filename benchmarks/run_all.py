@@ -19,6 +19,7 @@ SCRIPTS = {  # script -> what it shows
     "smaller": "Variants with fewer parts",
     "recurrent": "Recurrent layers",
     "predict_published": "The latency prior against published measurements",
+    "predict_recipes": "Recipes ranked by counted instructions",
 }
 HEAD = """\
 # Benchmarks

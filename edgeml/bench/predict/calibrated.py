@@ -6,9 +6,7 @@ is taken from a session here; for an aarch64 one from a session without the bloc
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -16,10 +14,11 @@ from edgeml.artifacts import OnnxModel, Prediction
 from edgeml.bench.calibrate import Calibration
 from edgeml.bench.calibrate.work import Work, works_of
 from edgeml.bench.predict.fit import Kernels
-from edgeml.bench.predict.memory import BLOCKED_ON, memory_mb
+from edgeml.bench.predict.memory import memory_mb
 from edgeml.errors import NotPredictable
 from edgeml_runtime.measure import OperatorTime, operators
-from edgeml_runtime.session import VERSION
+from edgeml_runtime.session import DEFAULTS, LIKE, VERSION
+from edgeml_runtime.wire.manifest import Settings
 
 LEAST_COVERAGE = 0.8
 OTHER_RUNTIME = 1.5  # another onnxruntime has other kernels: its factor on the interval's width
@@ -57,11 +56,20 @@ def predict_calibrated(
 
 def nodes_as_on(model: OnnxModel, feeds: Mapping[str, np.ndarray], calibration: Calibration) -> Sequence[Work]:
     """Return the work of the nodes that `calibration`'s device would run."""
-    settings = calibration.session_settings()
-    there, here = str(calibration.environment["machine"]), platform.machine()
-    if there not in BLOCKED_ON and here in BLOCKED_ON and settings.graph_level == "all":
-        settings = replace(settings, graph_level="extended")
-    return works_of(operators(model.data, feeds, runs=1, settings=settings, weights=True), model.data)
+    settings, machine = calibration.session_settings(), str(calibration.environment["machine"])
+    return works_on(machine, model, feeds, settings=settings)
+
+
+def works_on(
+    machine: str, model: OnnxModel, feeds: Mapping[str, np.ndarray], *, settings: Settings = DEFAULTS
+) -> list[Work]:
+    """Return the work of the nodes that onnxruntime runs `model` as on a `machine`, seen in a session here.
+
+    A lower graph level would not do: int8 convolutions get channels last at the highest, on every machine.
+    """
+    like = machine if machine in LIKE else ""
+    found = operators(model.data, feeds, runs=1, settings=settings, weights=True, like=like)
+    return works_of(found, model.data)
 
 
 def _notes(calibration: Calibration, runtime: str) -> tuple[tuple[str, ...], float]:

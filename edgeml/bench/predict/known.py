@@ -13,6 +13,7 @@ from edgeml.bench.calibrate import Calibration
 from edgeml.bench.measure import one_query
 from edgeml.bench.predict.calibrated import predict_calibrated
 from edgeml.bench.predict.combine import combine
+from edgeml.bench.predict.emulated import emulate
 from edgeml.bench.predict.memory import memory_mb
 from edgeml.bench.predict.roofline import predict
 from edgeml.devices import DeviceProfile
@@ -85,4 +86,11 @@ def _by_calibration(variant: Variant, known: Known) -> Prediction | None:
     return predict_calibrated(variant.model, one_query(variant, rows), calibration)
 
 
-METHODS: list[Callable[[Variant, Known], Prediction | None]] = [_by_profile, _by_calibration]
+def _by_emulation(variant: Variant, known: Known) -> Prediction | None:
+    if known.profile is None:
+        return None
+    feeds = one_query(variant, known.rows) if known.rows is not None else None
+    return emulate(variant.model, feeds, known.profile, threads=known.threads)
+
+
+METHODS: list[Callable[[Variant, Known], Prediction | None]] = [_by_profile, _by_emulation, _by_calibration]

@@ -47,17 +47,19 @@ def operators(
     settings: Settings = DEFAULTS,
     optimized: Path | None = None,
     weights: bool = False,
+    like: str = "",
 ) -> tuple[OperatorTime, ...]:
     """Return what every node of `model` takes over `runs` runs of `feeds`, in the order in which they ran.
 
     With `optimized` the graph that was run is written there. With `weights` their shapes are told, too, which costs
     one more session: what was packed while loading is gone from the profile. Raises ModelRefused and ShapeMismatch
-    like Session.
+    like Session. `like` names the machine whose graph is wanted, as Session does.
     """
-    timed = _profiled(model, feeds, runs=runs, settings=settings, optimized=optimized)
+    timed = _profiled(model, feeds, runs=runs, settings=settings, optimized=optimized, like=like)
     if not weights:
         return timed
-    plain = {node.name: node for node in _profiled(model, feeds, runs=1, settings=replace(settings, prepacking=False))}
+    unpacked = _profiled(model, feeds, runs=1, settings=replace(settings, prepacking=False), like=like)
+    plain = {node.name: node for node in unpacked}
     return tuple(_with_weights(node, plain.get(node.name)) for node in timed)
 
 
@@ -74,9 +76,11 @@ def _profiled(
     runs: int,
     settings: Settings,
     optimized: Path | None = None,
+    like: str = "",
 ) -> tuple[OperatorTime, ...]:
     with tempfile.TemporaryDirectory() as folder, placed(model, settings) as source:
-        session = Session(source, settings, profile=str(Path(folder) / "profile"), optimized=str(optimized or ""))
+        profile = str(Path(folder) / "profile")
+        session = Session(source, settings, profile=profile, optimized=str(optimized or ""), like=like)
         for _ in range(runs + 1):
             session.run(feeds)
         events = json.loads(session.end_profile().read_text(encoding="utf-8"))
