@@ -17,7 +17,16 @@ from edgeml.artifacts import FP32, Bundle, Choice, ModelTask, Rows, Variant, Ver
 from edgeml.errors import DataError, NotFound, VerificationError
 from edgeml_runtime.session import Session
 from edgeml_runtime.wire import blocks, signed, tensors
-from edgeml_runtime.wire.manifest import PROBABILITIES, Bounds, Feature, Manifest, ReleaseVariant, Settings, blob_of
+from edgeml_runtime.wire.manifest import (
+    PLAIN,
+    PROBABILITIES,
+    Bounds,
+    Feature,
+    Manifest,
+    ReleaseVariant,
+    Settings,
+    blob_of,
+)
 
 MAX_GOLDENS = 32
 CANDIDATES = 256  # held-out rows to pick them from
@@ -181,7 +190,7 @@ def _bounds(recipe: str, outputs: Mapping[str, np.ndarray]) -> Bounds:
     floats = [array[np.isfinite(array)] for array in outputs.values() if array.dtype.kind == "f"]
     values = np.concatenate(floats) if floats else np.zeros(1)
     near = int((_gaps(outputs) <= NEAR_TIE).sum())  # only where every candidate was a tie, or int8 made one
-    if recipe == FP32:
+    if recipe in (FP32, PLAIN):
         return Bounds(max_abs=FP32_MAX_ABS * max(1.0, float(np.abs(values).max(initial=0.0))), label_flips=near)
     spread = float(values.max(initial=0.0) - values.min(initial=0.0))
     rows = len(next(iter(outputs.values())))

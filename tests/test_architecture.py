@@ -36,7 +36,7 @@ OWNERS = {  # the only places that may import a dependency
     "tensorflow": ("edgeml/convert/keras",),
     "keras": ("edgeml/convert/keras",),
     "tf2onnx": ("edgeml/convert/keras",),
-    "onnxruntime": ("runtime/edgeml_runtime/session.py", "edgeml/quantize"),
+    "onnxruntime": ("runtime/edgeml_runtime/ort_session.py", "edgeml/quantize"),
     "onnx": (
         "edgeml/graph",
         "edgeml/autodiff",

@@ -20,7 +20,7 @@ from edgeml.pipeline.examine import bundle_models
 from edgeml.pipeline.facts import facts_of, work_of
 from edgeml.pipeline.settings import check_keepable, keep_settings
 from edgeml_runtime.measure import Plan, Scenario, tune
-from edgeml_runtime.wire.manifest import Settings
+from edgeml_runtime.wire.manifest import PLAIN, Settings
 from edgeml_runtime.wire.tensors import unpack
 
 COLD_STARTS = 3
@@ -75,9 +75,9 @@ def bench_path(path: Path, options: BenchOptions) -> dict[str, Any]:
         variant = Variant(model, name, model.digest)
         settings = Settings(threads=options.threads) if options.threads else stored.get(name, Settings())
         measured = _measure(variant, rows, (options, settings)) if options.measure else None
-        if not options.predict:
+        if name == PLAIN or not options.predict:  # a numpy program is for boards that nothing is known of
             results.append(_result((name, "this-machine"), measured, None))
-        for board in boards if options.predict else ():
+        for board in boards if options.predict and name != PLAIN else ():
             results.append(_result((name, board), measured, _predict(variant, rows, (board, options.threads or 1))))
     document = {
         "model": path.name,

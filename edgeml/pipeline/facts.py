@@ -9,10 +9,13 @@ from edgeml.artifacts import OnnxModel
 from edgeml.devices import DeviceProfile
 from edgeml.errors import UnsupportedModel
 from edgeml.graph import cost
+from edgeml_runtime.session import is_program
 
 
 def work_of(model: OnnxModel) -> dict[str, Any]:
     """Return what one row costs `model`, as graph.Cost counts it; nothing where its shapes cannot be seen."""
+    if is_program(model.data):
+        return {}
     try:
         found = cost(model)
     except UnsupportedModel:

@@ -18,6 +18,7 @@ from edgeml.pipeline.plan import BUNDLE, REPORT, SUMMARY, VARIANTS
 from edgeml.pipeline.subject import Proof, Stopwatch, Subject, write_subject
 from edgeml.pipeline.summary import summarize
 from edgeml.registry import Registry
+from edgeml_runtime.session import is_program
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ def finish(proof: Proof, subject: Subject, delivery: Delivery) -> dict[str, Any]
     }
     summary = {**summarize(proof, subject, boards), **where}
     for variant, told in zip(proof.variants, summary["variants"], strict=True):
-        told["path"] = str(folder / VARIANTS / f"{variant.recipe}.onnx")
+        ending = "program" if is_program(variant.model.data) else "onnx"
+        told["path"] = str(folder / VARIANTS / f"{variant.recipe}.{ending}")
         write_atomic(Path(told["path"]), variant.model.data)
     with watch.stage("registry"):
         write_bundle(folder / BUNDLE, proof.bundle, delivery.registry.signing_key())

@@ -17,7 +17,7 @@ from edgeml.pipeline.runtimes import loadable
 from edgeml.pipeline.subject import Proof, Stopwatch, Subject
 from edgeml.project import Board
 from edgeml.registry import Registry
-from edgeml_runtime.wire.manifest import Settings
+from edgeml_runtime.wire.manifest import PLAIN, Settings
 
 
 @dataclass(frozen=True)
@@ -140,8 +140,8 @@ def _choices(variants: Sequence[Variant], verdicts: Mapping[str, Verdict], conte
         choices[target.board] = bench.choose(
             target,
             _known(target, variants, context),
-            variants=variants,
-            verdicts=list(verdicts.values()),
+            variants=[variant for variant in variants if variant.recipe != PLAIN],  # boards have onnxruntime
+            verdicts=[verdict for name, verdict in verdicts.items() if name != PLAIN],
             measurements=list(context.measurements.values()),
         )
     if misses := [choice for choice in choices.values() if not choice.fits]:

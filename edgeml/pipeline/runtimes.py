@@ -15,6 +15,7 @@ from edgeml.errors import UnsupportedModel
 from edgeml.graph import MAX_OPSET
 from edgeml.graph.opsets import newest_for
 from edgeml.project import Project
+from edgeml_runtime.wire.manifest import PLAIN
 
 
 def runtimes_of(project: Project) -> tuple[str, ...]:
@@ -41,6 +42,8 @@ def loadable(made: Sequence[Variant | Skipped], project: Project) -> list[Varian
 
 
 def _loadable(variant: Variant, runtimes: Sequence[str]) -> Variant | Skipped:
+    if variant.recipe == PLAIN:
+        return variant
     try:
         return dataclasses.replace(variant, model=convert.fit_runtimes(variant.model, runtimes, keep=True))
     except UnsupportedModel as error:

@@ -13,11 +13,13 @@ from edgeml.quantize.choice import suitable
 from edgeml.quantize.equalize import equalized
 from edgeml.quantize.float16 import float16
 from edgeml.quantize.mixed import mixed
+from edgeml.quantize.plain import plain
 from edgeml.quantize.qdq import Form
 from edgeml.quantize.recipe import MIN_CALIBRATION_ROWS, Recipe
 from edgeml.quantize.smooth import smooth
 from edgeml.quantize.static import Static, maker
 from edgeml.quantize.weights import int4, weights8, weights16
+from edgeml_runtime.wire.manifest import PLAIN
 
 AUTO = "auto"
 
@@ -135,6 +137,12 @@ RECIPES: dict[str, Recipe] = {
             prune.distilled,
             "narrower networks that learned the answers of the whole one, where operators have gradients",
             MIN_CALIBRATION_ROWS,
+        ),
+        Recipe(
+            PLAIN,
+            PLAIN,
+            plain,
+            "a numpy program for boards without onnxruntime (32-bit Arm): linear models, trees, small networks",
         ),
         Recipe("mixed", "mixed", mixed, "int8 but for the operators that do most damage", MIN_CALIBRATION_ROWS),
     )

@@ -17,6 +17,7 @@ from edgeml.verify.bootstrap import OF_LABELS, resampled_drops
 from edgeml.verify.evidence import Evidence
 from edgeml.verify.limits import Limits
 from edgeml.verify.worst import Compared, worst_rows
+from edgeml_runtime.wire.manifest import PLAIN
 
 IN_TARGET_UNITS = ("rmse", "mae")  # a limit on these is a share of the target's standard deviation
 DEFAULT = Limits()
@@ -59,7 +60,7 @@ def verify(
     score = _score(rows, answers, reference, metric=metric, task=task, limits=limits)
     if not np.isfinite(found.max_abs):
         passed, reason, missed = False, "fails: it answers NaN or infinity where its source gives a number", np.inf
-    elif variant.recipe == FP32:
+    elif variant.recipe in (FP32, PLAIN):  # the same arithmetic, in another order
         relative = max(parity.relative(one.answers, one.reference) for one in compared)
         passed, reason = _judge_fp32(found, relative, limits.fp32_relative)
         missed = relative - limits.fp32_relative

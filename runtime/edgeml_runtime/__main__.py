@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from edgeml_runtime import __version__, config, doctor, hardware
-from edgeml_runtime.architecture import refuse_architecture
 from edgeml_runtime.config import Config
 from edgeml_runtime.errors import AgentRefused, DeviceError
 
@@ -180,8 +179,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _open(room: str) -> Any:
-    """Return the module `room` with the onnxruntime it needs; raise AgentRefused where there is none to need."""
-    refuse_architecture()
+    """Return the module `room` with the packages it needs; raise AgentRefused where one is missing."""
     try:
         return importlib.import_module(f"edgeml_runtime.{room}")
     except ImportError as error:

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edgeml_runtime import __version__, bencher, config, installer, measure
+from edgeml_runtime import __version__, bencher, config, installer
 from edgeml_runtime.bencher import Bencher
 from edgeml_runtime.config import HTTP, SAMPLES, Config
 from edgeml_runtime.errors import DeviceError, MalformedMessage, WireError
@@ -52,7 +52,6 @@ class Agent:
 
     def __init__(self, state: Path, settings: Config) -> None:
         """Take the folder's lock and open the local port; nothing is loaded and there is no network yet."""
-        measure.refuse_architecture()
         self.state, self.config = state, settings
         self._lock = config.lock(state)
         (state / HTTP).unlink(missing_ok=True)  # of an agent that was killed

@@ -21,6 +21,8 @@ def main(model: str, rows: str, settings: str) -> dict[str, float]:
     clock = [time.perf_counter()]
     session_module = importlib.import_module("edgeml_runtime.session")
     numpy = importlib.import_module("numpy")
+    if not session_module.is_program(model):
+        importlib.import_module("edgeml_runtime.ort_session")
     clock.append(time.perf_counter())
     with numpy.load(rows) as file:
         feeds = {name: file[name].astype(object) if file[name].dtype.kind == "U" else file[name] for name in file}

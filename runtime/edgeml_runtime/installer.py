@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgeml_runtime import download, serving
+from edgeml_runtime.architecture import only_programs
 from edgeml_runtime.config import BLOBS, SLOTS, Config
 from edgeml_runtime.errors import DeviceError, MalformedMessage, ModelRefused, StorageFull
 from edgeml_runtime.journal import MAX_STARTS, Journal
@@ -22,7 +23,7 @@ from edgeml_runtime.serving import Serving
 from edgeml_runtime.slots import GOLDENS, GRAPH, Slot, Slots
 from edgeml_runtime.wire import signed
 from edgeml_runtime.wire.blocks import digest_of
-from edgeml_runtime.wire.manifest import Manifest, read_manifest
+from edgeml_runtime.wire.manifest import PLAIN, Manifest, ReleaseVariant, read_manifest
 from edgeml_runtime.wire.messages import Assignment, JobStatus, from_document
 from edgeml_runtime.worker import Outcome, Worker
 
@@ -150,11 +151,11 @@ class Installer:
                 self._envelope = self._fetched(assignment.manifest).read_bytes()
                 self._worker.submit(tag, "verified", lambda: self._verify(assignment))
             case Phase.BLOBS if self._manifest is not None:
-                self._fetch([want(blob) for blob in self._manifest.blobs_for(self._config.board)])
+                self._fetch([want(blob) for blob in self._manifest.blobs_of(self._variant())])
             case Phase.INSTALLING if self._manifest is not None:
-                graph, goldens = (self._fetched(b.digest) for b in self._manifest.blobs_for(self._config.board))
-                board = self._config.board
-                variant, files = self._manifest.variant_for(board).name, {GRAPH: graph, GOLDENS: goldens}
+                graph, goldens = (self._fetched(b.digest) for b in self._manifest.blobs_of(self._variant()))
+                board, variant = self._config.board, self._variant().name
+                files = {GRAPH: graph, GOLDENS: goldens}
                 self._worker.submit(
                     tag, "installed", lambda: self.slots.install(self._envelope, files, variant=variant, board=board)
                 )
@@ -180,7 +181,14 @@ class Installer:
                 f"the assignment names {assignment.model} {assignment.release}, "
                 f"its manifest is of {manifest.model} {manifest.release}"
             )
+        runnable(manifest, self._config.board)
         return manifest
+
+    def _variant(self) -> ReleaseVariant:
+        """Return what this device runs of the release; raise ModelRefused when there is nothing it can."""
+        if self._manifest is None:
+            raise ModelRefused("the manifest is not here: deploy it again")
+        return runnable(self._manifest, self._config.board)
 
     def _probe(self) -> None:
         slot = self._installed()
@@ -255,6 +263,20 @@ class Installer:
             log.warning("%s", error)
             if self.machine.active:
                 self.do(self.machine.outcome("failed", time.monotonic(), reason=error.reason, detail=str(error)))
+
+
+def runnable(manifest: Manifest, board: str) -> ReleaseVariant:
+    """Return the variant for `board`, where there is no onnxruntime the numpy program; raise ModelRefused without."""
+    why = only_programs()
+    if not why:
+        return manifest.variant_for(board)
+    found = next((variant for variant in manifest.variants if variant.name == PLAIN), None)
+    if found is None:
+        names = ", ".join(variant.name for variant in manifest.variants)
+        raise ModelRefused(
+            f"{manifest.model} {manifest.release} has the variants {names} and none of them is {PLAIN}; {why}"
+        )
+    return found
 
 
 def read_assignment(envelope: bytes, config: Config) -> Assignment:

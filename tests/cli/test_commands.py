@@ -169,3 +169,18 @@ def test_a_board_calibrated_after_a_build_makes_the_next_one_choose_anew(
     said = edgeml("build", penguins)
     assert said.code == 1
     assert "calibrate again" in said.err
+
+
+def test_a_numpy_program_is_built_proven_and_run_like_any_variant(edgeml: Command, penguins: Path) -> None:
+    config = penguins / "edgeml.yaml"
+    config.write_text(config.read_text() + "\ncompile: {precisions: [fp32, numpy]}\n", encoding="utf-8")
+    built = edgeml("build", penguins, "--json")
+    assert built.code == 0, built.err
+    (program,) = [variant for variant in built.json["variants"] if variant["name"] == "numpy"]
+    assert program["verdict"] == "pass" and program["parity"]["label_flips"] == 0
+    assert program["path"].endswith("numpy.program") and Path(program["path"]).read_bytes().startswith(b"EDGEMLP")
+    assert "numpy" not in {board["variant"] for board in built.json["devices"].values()}
+    verified = edgeml("verify", built.json["bundle"], "--json").json
+    assert {variant["name"] for variant in verified["variants"]} == {"fp32", "numpy"} and verified["verdict"] == "pass"
+    found = edgeml("bench", built.json["bundle"], "--variant", "numpy", "--seconds", "0.1", "--json").json
+    assert found["measured"]["p50_ms"] > 0 and found["predicted"] is None

@@ -15,7 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -221,10 +221,12 @@ def a_release(
     padding: int = 0,
     model: str = "digits",
     classes: tuple[str, ...] = CLASSES,
+    others: Mapping[str, bytes] | None = None,
 ) -> Release:
     """Return a release of `graph` (a small MLP by default) whose goldens come from `goldens_of` (itself by default).
 
-    `padding` makes the graph's bytes longer without changing what it computes.
+    `others` are more variants, that answer the same. `padding` makes the graph's bytes longer without changing what
+    it computes.
     """
     graph = mlp(seed=int.from_bytes(name.encode(), "big") % 2**31) if graph is None else graph
     if padding:  # an unknown field of the protobuf, as long as needed
@@ -233,7 +235,9 @@ def a_release(
     (spec,) = session.inputs
     rows = np.random.default_rng(0).normal(size=(16, *spec.shape[1:])).astype(np.float32)
     answers = Session(goldens_of or graph).run({spec.name: rows})
-    goldens = tensors.pack({f"input.{spec.name}": rows, **{f"fp32.{key}": value for key, value in answers.items()}})
+    graphs = {"fp32": graph, **(others or {})}
+    named = {f"{variant}.{output}": value for variant in graphs for output, value in answers.items()}
+    goldens = tensors.pack({f"input.{spec.name}": rows, **named})
     manifest = Manifest(
         model=model,
         release=name,
@@ -243,12 +247,15 @@ def a_release(
         outputs=session.outputs,
         features=tuple(Feature(name=f"p{i}", kind="numeric") for i in range(spec.shape[1])),
         classes=classes,
-        variants=(ReleaseVariant(name="fp32", graph=blob_of(graph), bounds=Bounds(max_abs=1e-4, label_flips=0)),),
+        variants=tuple(
+            ReleaseVariant(name=variant, graph=blob_of(data), bounds=Bounds(max_abs=1e-4, label_flips=0))
+            for variant, data in graphs.items()
+        ),
         default_variant="fp32",
         boards={},
         goldens=blob_of(goldens),
     )
-    return Release(manifest, signed.sign(manifest.to_document(), key), (graph, goldens))
+    return Release(manifest, signed.sign(manifest.to_document(), key), (*graphs.values(), goldens))
 
 
 def _unknown_field(size: int, *, seed: int) -> bytes:

@@ -87,7 +87,7 @@ def judge(version: str, machine: Machine) -> Finding:
 
 def imports(machine: Machine) -> Finding:
     """Load it in a child, because a wrong build ends the process with a signal."""
-    command = [sys.executable, "-c", "import edgeml_runtime.session"]
+    command = [sys.executable, "-c", "import edgeml_runtime.ort_session"]
     start = time.monotonic()
     try:
         done = subprocess.run(command, capture_output=True, timeout=IMPORT_TIMEOUT_S, check=False)

@@ -64,6 +64,6 @@ def benchmark(
         session = Session(source, settings)
     timing = measure(session, feeds, plan, watch=watch)
     runs = max(5, min(500, int(MOST_PROFILED_S * 1e3 / max(timing.p50_ms, 1e-3))))
-    nodes = operators(model, feeds, runs=runs, settings=settings) if profile else ()
+    nodes = operators(model, feeds, runs=runs, settings=settings) if profile and not session.plain else ()
     calls = overhead() if profile else None
     return Benchmark(timing=timing, settings=settings, cold=cold, operators=nodes, overhead=calls)

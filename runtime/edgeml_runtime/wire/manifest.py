@@ -19,6 +19,7 @@ SCHEMA = 1
 MAX_THREADS = 1024
 NUMERIC, CATEGORICAL = "numeric", "categorical"  # the two inputs of a model over a table
 LABEL, PROBABILITIES, PREDICTION = "label", "probabilities", "prediction"  # the outputs of a model
+PLAIN = "numpy"  # the variant that is a numpy program, for boards without onnxruntime
 SCORES = "scores"  # float32 (n, k) in place of probabilities: a decision function, higher is nearer to the class
 
 
@@ -132,7 +133,10 @@ class Manifest:
         return self.sessions.get(board, self.variant_for(board).session)
 
     def blobs_for(self, board: str) -> tuple[Blob, ...]:
-        return self.variant_for(board).graph, self.goldens
+        return self.blobs_of(self.variant_for(board))
+
+    def blobs_of(self, variant: ReleaseVariant) -> tuple[Blob, ...]:
+        return variant.graph, self.goldens
 
     def to_document(self) -> dict[str, Any]:
         document: dict[str, Any] = to_plain(self)
