@@ -103,7 +103,7 @@ def planned(attributes: Mapping[str, Any], kind: str, width: int) -> dict[str, A
     index = {pair: i for i, pair in enumerate(zip(trees.tolist(), nodes.tolist(), strict=True))}
     leaf = np.array([str(mode) == LEAF for mode in attributes["nodes_modes"]], dtype=bool)
     here = np.arange(len(nodes))
-    yes, no = (_children(attributes[f"nodes_{name}nodeids"], trees, index, leaf) for name in ("true", "false"))
+    yes, no = (_children(attributes[f"nodes_{name}nodeids"], trees, index, leaf=leaf) for name in ("true", "false"))
     missing = np.asarray(attributes.get("nodes_missing_value_tracks_true", ()), dtype=bool)
     values = attributes["nodes_values"] if "nodes_values" in attributes else attributes["nodes_values_as_tensor"]
     weights, told = _leaves(attributes, kind, index, width=width)
@@ -121,7 +121,7 @@ def planned(attributes: Mapping[str, Any], kind: str, width: int) -> dict[str, A
     }
 
 
-def _children(ids: Any, trees: np.ndarray, index: Mapping[tuple[int, int], int], leaf: np.ndarray) -> np.ndarray:
+def _children(ids: Any, trees: np.ndarray, index: Mapping[tuple[int, int], int], *, leaf: np.ndarray) -> np.ndarray:
     try:
         pairs = zip(trees.tolist(), np.asarray(ids).tolist(), leaf.tolist(), strict=True)
         return np.array([0 if ends else index[tree, child] for tree, child, ends in pairs], dtype=np.int64)
