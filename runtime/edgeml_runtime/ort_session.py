@@ -9,6 +9,7 @@ held twice while the session is built.
 from __future__ import annotations
 
 import functools
+import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +20,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from edgeml_runtime.errors import ModelRefused, ShapeMismatch
 from edgeml_runtime.feeds import agree, checked, misfit
-from edgeml_runtime.session import allowed_threads
+from edgeml_runtime.session import LIKE, allowed_threads
 from edgeml_runtime.wire.manifest import Settings, TensorSpec
 
 VERSION: str = onnxruntime.__version__
@@ -62,10 +63,19 @@ _LEVELS = {
 class OrtEngine:
     """A loaded model. `run` may be called by several threads at once, `predict` by one at a time."""
 
-    def __init__(self, path: str | Path | bytes, settings: Settings, *, profile: str = "", optimized: str = "") -> None:
+    def __init__(
+        self,
+        path: str | Path | bytes,
+        settings: Settings,
+        *,
+        profile: str = "",
+        optimized: str = "",
+        like: str = "",
+    ) -> None:
         """Load the model at `path` (or in these bytes); raise ModelRefused when this device cannot.
 
         `profile` and `optimized` are written to: onnxruntime's own profile (a prefix), and the graph as it runs.
+        With `like` "aarch64" the graph is the one that such a machine runs, on whatever machine this is.
         """
         self.threads = allowed_threads(settings.threads)
         options = _options(settings)
@@ -73,7 +83,9 @@ class OrtEngine:
             options.enable_profiling, options.profile_file_prefix = True, profile
         if optimized:
             options.optimized_model_filepath = optimized
-        self._session = _load(path, options)
+        if like and like not in LIKE:
+            raise ModelRefused(f"no graph like that of {like!r} can be made here, only like {', '.join(LIKE)}")
+        self._session = _load(path, options, like if platform.machine() != like else "")
         self._symbols = {node.name: tuple(node.shape) for node in self._session.get_inputs()}
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
@@ -202,13 +214,19 @@ def _options(settings: Settings) -> Any:
     return options
 
 
-def _load(path: str | Path | bytes, options: Any) -> Any:
+def _load(path: str | Path | bytes, options: Any, like: str) -> Any:
     what = f"{len(path):,} bytes" if isinstance(path, bytes) else str(path)
     if not isinstance(path, bytes) and not Path(path).is_file():
         raise ModelRefused(f"{what}: no such model file; check the path")
     try:
         source = path if isinstance(path, bytes) else str(path)
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        without, entries = LIKE[like] if like else ((), {})
+        for key, value in entries.items():
+            options.add_session_config_entry(key, value)
+        arguments = {"disabled_optimizers": list(without)} if without else {}
+        return onnxruntime.InferenceSession(
+            source, options, providers=["CPUExecutionProvider"], enable_fallback=0, **arguments
+        )
     except (native.InvalidProtobuf, native.NoModel) as error:
         raise ModelRefused(f"{what}: a model file that is not a model ({_first_line(error)})") from error
     except _REFUSALS as error:

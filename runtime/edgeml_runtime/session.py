@@ -22,6 +22,7 @@ from edgeml_runtime.wire.manifest import Settings, TensorSpec
 
 __all__ = [
     "DEFAULTS",
+    "LIKE",
     "OPERATORS",
     "THREAD_RULE",
     "VERSION",
@@ -34,6 +35,11 @@ __all__ = [
     "write_program",
 ]
 THREAD_RULE = "one thread, unless a release's benchmark chose more; never more than the affinity mask allows"
+# machine -> passes that it has not, session entries that are its defaults: how onnxruntime 1.32 on aarch64 makes
+# another graph than on x86-64, which blocks the layout of float convolutions and keeps signed QDQ pairs as they are
+LIKE: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
+    "aarch64": (("NchwcTransformer",), {"session.qdqisint8allowed": "1"})
+}
 DEFAULTS = Settings()
 Arrays = dict[str, np.ndarray]
 
@@ -66,14 +72,25 @@ class Session:
     predict: Callable[[np.ndarray], Arrays]
 
     def __init__(
-        self, path: str | Path | bytes, settings: Settings = DEFAULTS, *, profile: str = "", optimized: str = ""
+        self,
+        path: str | Path | bytes,
+        settings: Settings = DEFAULTS,
+        *,
+        profile: str = "",
+        optimized: str = "",
+        like: str = "",
     ) -> None:
         """Load the model at `path` (or in these bytes); raise ModelRefused when this device cannot.
 
         `profile` and `optimized` are written to: onnxruntime's own profile (a prefix), and the graph as it runs.
+        With `like` "aarch64" the graph is the one that such a machine runs, on whatever machine this is.
         """
         self.plain = is_program(path)
-        self._engine: Any = PlainEngine(path) if self.plain else _onnxruntime(path, settings, profile, optimized)
+        self._engine: Any = (
+            PlainEngine(path)
+            if self.plain
+            else _onnxruntime(path, settings, profile=profile, optimized=optimized, like=like)
+        )
         self.run, self.predict = self._engine.run, self._engine.predict
         self.threads: int = self._engine.threads
         self.inputs: tuple[TensorSpec, ...] = self._engine.inputs
@@ -85,7 +102,7 @@ class Session:
         return found
 
 
-def _onnxruntime(path: str | Path | bytes, settings: Settings, *files: str) -> Any:
+def _onnxruntime(path: str | Path | bytes, settings: Settings, **more: str) -> Any:
     try:
         module = importlib.import_module("edgeml_runtime.ort_session")
     except ModuleNotFoundError as error:
@@ -95,5 +112,4 @@ def _onnxruntime(path: str | Path | bytes, settings: Settings, *files: str) -> A
             "onnxruntime is not installed here, so only numpy programs run: add `numpy` to the release's precisions, "
             "or install a 64-bit system"
         ) from error
-    profile, optimized = files
-    return module.OrtEngine(path, settings, profile=profile, optimized=optimized)
+    return module.OrtEngine(path, settings, **more)
