@@ -29,7 +29,7 @@ ASIMDDP, SVE = 1 << 20, 1 << 22  # AT_HWCAP of arm64 Linux: dot products, and wh
 HWCAP = "import ctypes; print(ctypes.CDLL(None).getauxval(16))"
 LOOK = """
 import json, os, platform, subprocess, sys
-import edgeml_runtime.session as session
+import edgeml_runtime.ort_session as session
 child = subprocess.run([sys.executable, "-c", "import os; print(os.uname().machine)"], capture_output=True, text=True)
 print(json.dumps({"machine": platform.machine(), "onnxruntime": session.VERSION, "child": child.stdout.strip(),
                   "from": session.__file__, "cores": os.cpu_count(), "bits": platform.architecture()[0]}))
