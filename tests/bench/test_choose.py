@@ -102,10 +102,10 @@ def test_a_variant_that_surely_keeps_the_limit_is_taken_before_one_that_may_brea
 
 
 def test_what_was_measured_of_one_variant_tells_of_the_others(variants):
-    full, small = (bench.predict(variant.model, PI_4) for variant in variants)
+    full, small = (bench.predict_for(variant, bench.Known(profile=PI_4)) for variant in variants)
     choice = chosen(variants, [a_measurement(FP32, 3 * full.predicted)])
     told = choice.predictions[INT8]
-    assert told.method == "prior"
+    assert told.method == small.method
     assert told.predicted == pytest.approx(3**SHARED * small.predicted)
     assert spread(told) == pytest.approx((1 - SHARED**2) ** 0.5 * spread(small))
     assert any("fp32 took 3 of its prediction there" in note for note in told.notes)

@@ -51,10 +51,14 @@ def test_what_a_device_measured_decides_a_build_if_it_ran_as_many_threads(tmp_pa
     model.write_bytes(a_model().data)
     options = CompileOptions(boards=(BOARD,), output=tmp_path / "out", precisions=("fp32",))
     first = compile_model(model, registry, options)
-    assert first["devices"][BOARD]["latency_ms"]["method"] == "prior"
+    assert first["devices"][BOARD]["latency_ms"]["method"] in ("prior", "emulated", "combined")
     digest = next(variant["digest"] for variant in first["variants"] if variant["name"] == "fp32")
     registry.benches.keep([a_measurement(digest, threads=4, bench="b1", p50=9.0)])
-    assert compile_model(model, registry, options)["devices"][BOARD]["latency_ms"]["method"] == "prior"
+    assert compile_model(model, registry, options)["devices"][BOARD]["latency_ms"]["method"] in (
+        "prior",
+        "emulated",
+        "combined",
+    )
     registry.benches.keep([a_measurement(digest, threads=1, bench="b2", p50=7.0, time=2.0)])
     told = compile_model(model, registry, options)["devices"][BOARD]["latency_ms"]
     assert (told["method"], told["predicted"]) == ("measured", 7.0)

@@ -186,7 +186,7 @@ def test_every_variant_of_a_bundle_is_measured_on_the_device_and_kept_with_its_h
         assert one["measured"]["n"] >= 100
         assert one["memory_mb"]["peak"] > 10
         assert one["measured"]["operators"]
-        assert one["predicted"]["method"] == "prior"
+        assert one["predicted"]["method"] in ("prior", "emulated", "combined")
         assert one["environment"]["onnxruntime"]
     assert found["failed"] == {}
     assert any("running" in line for line in said)
