@@ -50,6 +50,7 @@ OWNERS = {  # the only places that may import a dependency
     "pandas": ("edgeml/data", "edgeml/train", "edgeml/convert/sklearn_frame.py"),
     "mlflow": ("edgeml/tracking.py",),
     "jinja2": ("edgeml/report",),
+    "vl_convert": ("edgeml/report/vega.py",),
     "pydantic": ("edgeml/project.py",),
 }
 DEVICE_ONLY = {"numpy", "onnxruntime", "paho", "cryptography", "cbor2", "safetensors"}

@@ -36,11 +36,9 @@
     const choose = plot.parentElement.querySelector(".choose");
     const room = document.createElement("div"); // the plot itself keeps its role and its words
     room.className = "room";
-    const compiled = vegaLite.compile({ ...spec, config, autosize: { type: "fit-x", contains: "padding" } }).spec;
-    const view = new vega.View(vega.parse(compiled), { renderer: "svg", hover: true });
     plot.replaceChildren(room);
-    view
-      .tooltip(show).initialize(room, choose).runAsync()
+    const options = { mode: "vega-lite", renderer: "svg", actions: false, defaultStyle: false, tooltip: show, logLevel: 1, config };
+    vegaEmbed(room, { ...spec, autosize: { type: "fit-x", contains: "padding" } }, choose ? { ...options, bind: choose } : options)
       .then(() => room.querySelector("svg").setAttribute("aria-hidden", "true"))
       .catch((error) => console.error(error));
   };

@@ -12,8 +12,7 @@ from markupsafe import Markup
 
 from edgeml.report.charts import CONFIG
 from edgeml.report.parts import Page
-
-SCRIPTS = ("vega/vega.min.js", "vega/vega-lite.min.js", "page.js")
+from edgeml.report.vega import vega
 
 
 def render(page: Page) -> str:
@@ -53,8 +52,7 @@ def slug(title: str) -> str:
 
 @functools.cache
 def _script() -> str:
-    texts = [_file(name).partition("//# sourceMappingURL")[0] for name in SCRIPTS]
-    return "\n".join(texts)
+    return f"{vega()}\n{_file('page.js')}"
 
 
 def _file(name: str) -> str:
