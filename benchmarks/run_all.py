@@ -18,6 +18,7 @@ SCRIPTS = {  # script -> what it shows
     "passes": "What graph passes gain",
     "smaller": "Variants with fewer parts",
     "recurrent": "Recurrent layers",
+    "numpy_program": "Numpy programs beside onnxruntime",
     "predict_published": "The latency prior against published measurements",
     "predict_recipes": "Recipes ranked by counted instructions",
 }

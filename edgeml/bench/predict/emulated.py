@@ -49,7 +49,7 @@ CORES = {  # a board's core -> the emulated one that executes the same kernels w
     "Cortex-A78AE": "cortex-a76",
     "Neoverse-N1": "cortex-a76",
 }
-LOW, HIGH = 0.7, 1.6  # of the prediction: judgement, held against published timings by benchmarks/predict_recipes.py
+LOW, HIGH = 0.7, 1.6  # of the prediction: judgement; no board was timed
 OTHER_CORE = math.log(1.25)  # more of range where the core is only the nearest
 OTHER_RUNTIME = math.log(1.25)  # where another onnxruntime runs than was counted
 PER_THREADS = math.log(1.3)  # for each doubling of the threads: 1 to 4 threads is 14 to 19 % apart between models
