@@ -3,9 +3,10 @@
     PYTHONPATH=.:runtime python benchmarks/measure_peers.py [--rounds 3] [--repeats 20] [--seconds 1] [--work FOLDER]
 
 Three networks with random weights: a digits MLP, a small convolutional one, MobileNetV2 at 96. Every peer runs in a
-process of its own, one thread, one row a query, in turns with ours, in random order. `ours` is `Session.run`, which is
-what the peers of the same runtime call; `ours, bound` is the hot path. onnxruntime_perf_test is not in the wheel: a
-plain loop like it stands for it. Peers live in environments of their own; one that is not there is listed as absent:
+process of its own, one thread, one row a query, in turns with ours, in random order. Ours is told three ways: the bare
+call (onnxruntime's own `run`, which is what the peers of the same runtime time), `Session.run` with its checks, and the
+bound hot path. onnxruntime_perf_test is not in the wheel: a plain loop like it stands for it. Peers live in
+environments of their own; one that is not there is listed as absent:
 
     python -m venv PEERS && PEERS/bin/pip install numpy onnxruntime ai-edge-litert openvino     EDGEML_PEERS_PYTHON
     python -m venv OLIVE && OLIVE/bin/pip install olive-ai onnxruntime requests                  EDGEML_OLIVE_PYTHON
@@ -17,6 +18,7 @@ load, three busy processes per core, started and ended here. Writes results/meas
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import random
@@ -32,20 +34,23 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before onnxruntime is imported
 
 import numpy as np
+import onnxruntime
 
 from edgeml import convert
 from edgeml_runtime.measure import Plan, environment, measure
 from edgeml_runtime.session import Session
-from edgeml_runtime.wire.manifest import Settings
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 NETS = ("digits-mlp", "small-cnn", "mobilenetv2-96")
 SAME_RUNTIME = ("plain loop", "Olive evaluator")
-ALL = ("ours", "ours, bound", *SAME_RUNTIME, "OpenVINO benchmark_app", "LiteRT loop")
+OURS = ("ours, bare call", "ours, Session.run", "ours, bound")
+ALL = (*OURS, *SAME_RUNTIME, "OpenVINO benchmark_app", "LiteRT loop")
 PEER_S = 180
+PARTS = ("all", "quiet", "repeats", "loaded", "table")
 
 
 @dataclass(frozen=True)
@@ -83,16 +88,31 @@ def make(name: str, work: Path) -> Net:
     return Net(name, onnx, tflite, spec.name, (1, *spec.shape[1:]))
 
 
-def ours(net: Net, seconds: float, *, bound: bool = False) -> dict[str, Any]:
-    """Return our measurement, through the hot path or through plain runs as the peers do."""
-    session = Session(net.onnx, Settings(io_binding=bound))
-    timing = measure(session if bound else _Plain(net.onnx), net.feeds(), Plan(min_s=seconds, max_s=10 * seconds))
+def ours(net: Net, seconds: float, way: str) -> dict[str, Any]:
+    """Return our measurement, by one of OURS."""
+    kind = {"ours, bare call": _Bare, "ours, Session.run": _Checked, "ours, bound": Session}[way]
+    timing = measure(kind(net.onnx), net.feeds(), Plan(min_s=seconds, max_s=10 * seconds))
     kept = ("p50_ms", "p90_ms", "ci95_ms", "n", "valid", "why")
     return {name: getattr(timing, name) for name in kept}
 
 
-class _Plain(Session):
-    """`predict` as a plain `run`."""
+class _Bare(Session):
+    """`predict` as the very call that the peers time: no check of ours, no buffer of ours."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._bare, self._name = onnxruntime.InferenceSession(str(path), options), self.inputs[0].name
+
+    def predict(self, row: np.ndarray) -> dict[str, np.ndarray]:
+        answers: dict[str, np.ndarray] = self._bare.run(None, {self._name: row})
+        return answers
+
+
+class _Checked(Session):
+    """`predict` as a plain `Session.run`."""
 
     def predict(self, row: np.ndarray) -> dict[str, np.ndarray]:
         return self.run({self.inputs[0].name: row})
@@ -128,13 +148,12 @@ def peer(name: str, net: Net, seconds: float) -> dict[str, Any] | None:
 def in_turns(net: Net, *, rounds: int, seconds: float) -> dict[str, list[dict[str, Any]]]:
     """Return what every one measured, round by round, in a new random order each."""
     ways: dict[str, Callable[[], dict[str, Any] | None]] = {
-        "ours": lambda: ours(net, seconds),
-        "ours, bound": lambda: ours(net, seconds, bound=True),
-    }
-    ways |= {name: lambda name=name: peer(name, net, seconds) for name in ALL[2:]}  # type: ignore[misc]
+        name: functools.partial(ours, net, seconds, name) for name in OURS
+    } | {name: functools.partial(peer, name, net, seconds) for name in ALL if name not in OURS}
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
     for number in range(rounds):
         for name in random.Random(number).sample(list(ways), len(ways)):
+            print(f"{net.name} round {number + 1}: {name}", file=sys.stderr, flush=True)
             if told := ways[name]():
                 found[name].append(told)
     return found
@@ -142,7 +161,7 @@ def in_turns(net: Net, *, rounds: int, seconds: float) -> dict[str, list[dict[st
 
 def covered(net: Net, repeats: int, seconds: float) -> dict[str, Any]:
     """Return how many of the medians of `repeats` runs lie in the first run's interval."""
-    runs = [ours(net, seconds, bound=True) for _ in range(repeats + 1)]
+    runs = [ours(net, seconds, "ours, bound") for _ in range(repeats + 1)]
     (low, high), medians = runs[0]["ci95_ms"], [run["p50_ms"] for run in runs[1:]]
     inside = sum(low <= median <= high for median in medians)
     overlapping = sum(run["ci95_ms"][0] <= high and low <= run["ci95_ms"][1] for run in runs[1:])
@@ -172,55 +191,54 @@ def p50(runs: list[dict[str, Any]]) -> float:
     return float(statistics.median(run["p50_ms"] for run in runs))
 
 
+def cell(runs: list[dict[str, Any]]) -> str:
+    values = [run["p50_ms"] for run in runs]
+    return f"{p50(runs):.4g} ({min(values):.4g} to {max(values):.4g})" if values else "not measured"
+
+
 def table(document: dict[str, Any]) -> str:
-    """Return the Markdown of what was found."""
-    head = [f"| | {' | '.join(document['quiet'])} |", "|---|" + "---:|" * len(document["quiet"])]
-    lines = [
-        "# Measurements beside those of peers",
-        "",
-        "Medians of rounds, ms; in brackets from least to largest.",
-        "",
-    ]
-    lines += head
-    for name in ALL:
-        cells = []
-        for found in document["quiet"].values():
-            values = [run["p50_ms"] for run in found[name]]
-            cells.append(f"{p50(found[name]):.4g} ({min(values):.4g} to {max(values):.4g})" if values else "absent")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += ["", "Against ours (`Session.run`), same runtime:", "", *head]
+    """Return the Markdown of what was found, and of what was not measured."""
+    quiet = document["quiet"]
+    head = [f"| | {' | '.join(quiet)} |", "|---|" + "---:|" * len(quiet)]
+    lines = ["# Measurements beside peers", "", "Medians of rounds, ms; in brackets from least to largest.", "", *head]
+    lines += [f"| {name} | {' | '.join(cell(found.get(name, [])) for found in quiet.values())} |" for name in ALL]
+    lines += ["", "Peers of the same runtime, their median over ours:", "", *head]
     for name in SAME_RUNTIME:
-        ratios = [f"{p50(f[name]) / p50(f['ours']):.3f}" if f[name] else "absent" for f in document["quiet"].values()]
-        lines.append(f"| {name} | {' | '.join(ratios)} |")
-    lines += [
-        "",
-        "Repeats of ours (bound):",
-        "",
-        "| | first interval | medians in it | intervals that meet it | valid runs |",
-    ]
-    lines.append("|---|---|---:|---:|---:|")
+        for way in OURS[:2]:
+            pairs = [(found.get(name), found.get(way)) for found in quiet.values()]
+            ratios = [f"{p50(one) / p50(other):.3f}" if one and other else "not measured" for one, other in pairs]
+            lines.append(f"| {name} / {way} | {' | '.join(ratios)} |")
+    return "\n".join([*lines, *_repeats(document), *_loaded(document), *document.get("notes", ())]) + "\n"
+
+
+def _repeats(document: dict[str, Any]) -> list[str]:
+    if "repeats" not in document:
+        return ["", "Repeats of one measurement: not measured."]
+    lines = ["", "Repeats of ours (bound):", ""]
+    lines += ["| | first interval | medians in it | intervals that meet it | valid runs |", "|---|---|---:|---:|---:|"]
     for name, one in document["repeats"].items():
-        low, high = one["ci95_ms"]
-        lines.append(
-            f"| {name} | {low:.4g} to {high:.4g} ms | {one['inside']} of {one['of']} | {one['overlapping']} of "
-            f"{one['of']} | {one['valid']} of {one['of'] + 1} |"
-        )
-    lines += [
-        "",
-        "Under load, three busy processes per core:",
-        "",
-        "| | says p50, ms | of its quiet p50 | says of it |",
-    ]
-    lines.append("|---|---:|---:|---|")
+        (low, high), of = one["ci95_ms"], one["of"]
+        counts = f"{one['inside']} of {of} | {one['overlapping']} of {of} | {one['valid']} of {of + 1}"
+        lines.append(f"| {name} | {low:.4g} to {high:.4g} ms | {counts} |")
+    return lines
+
+
+def _loaded(document: dict[str, Any]) -> list[str]:
+    if "loaded" not in document:
+        return ["", "Under load: not measured."]
     name, loaded = document["loaded"]["net"], document["loaded"]["found"]
+    lines = ["", f"{name} under load, three busy processes per core:", ""]
+    lines += ["| | says p50, ms | of its quiet p50 | says of it |", "|---|---:|---:|---|"]
     for who, runs in loaded.items():
-        if runs:
-            said = (
-                ("INVALID: " + runs[0]["why"] if not runs[0]["valid"] else "valid") if "valid" in runs[0] else "nothing"
-            )
-            ratio = p50(runs) / p50(document["quiet"][name][who])
-            lines.append(f"| {who} | {p50(runs):.4g} | {ratio:.2f} | {said} |")
-    return "\n".join(lines) + "\n"
+        before = document["quiet"][name].get(who)
+        ratio = f"{p50(runs) / p50(before):.2f}" if runs and before else "not measured"
+        said = (
+            {True: "valid", False: f"INVALID: {runs[0].get('why')}"}.get(runs[0].get("valid"), "nothing")
+            if runs
+            else ""
+        )
+        lines.append(f"| {who} | {f'{p50(runs):.4g}' if runs else 'not measured'} | {ratio} | {said} |")
+    return [*lines, ""]
 
 
 def main() -> None:
@@ -229,22 +247,30 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "edgeml-measure-peers")
+    parser.add_argument("--part", choices=PARTS, default="all", help="Measure this, keep the rest.")
     parser.add_argument("--prepare", action="store_true", help="Only make the networks.")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    nets = [make(name, options.work) for name in NETS]
+    nets = [make(name, options.work) for name in NETS] if options.part != "table" else []
     if options.prepare:
         return
-    document: dict[str, Any] = {"environment": environment(), "seconds": options.seconds}
-    document["quiet"] = {n.name: in_turns(n, rounds=options.rounds, seconds=options.seconds) for n in nets}
-    document["repeats"] = {net.name: covered(net, options.repeats, options.seconds) for net in nets}
-    with load():
-        document["loaded"] = {"net": nets[1].name, "found": in_turns(nets[1], rounds=1, seconds=options.seconds)}
-    document["environment_after"] = environment()
+    path = RESULTS / "measure_peers.json"
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() and options.part != "all" else {}
+    document: dict[str, Any] = dict(stored)
+    if options.part != "table":  # which only writes the table anew
+        document |= {"environment": environment(), "seconds": options.seconds}
+    if options.part in ("all", "quiet"):
+        document["quiet"] = {n.name: in_turns(n, rounds=options.rounds, seconds=options.seconds) for n in nets}
+    if options.part in ("all", "repeats"):
+        document["repeats"] = {net.name: covered(net, options.repeats, options.seconds) for net in nets}
+    if options.part in ("all", "loaded"):
+        with load():
+            document["loaded"] = {"net": nets[1].name, "found": in_turns(nets[1], rounds=1, seconds=options.seconds)}
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "measure_peers.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    (RESULTS / "measure_peers.md").write_text(table(document), encoding="utf-8")
-    print(table(document))
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    if "quiet" in document:
+        path.with_suffix(".md").write_text(table(document), encoding="utf-8")
+        print(table(document))
 
 
 if __name__ == "__main__":
