@@ -17,6 +17,9 @@ settings.load_profile("edgeml")
 # a job in the background of a shell is born deaf to Ctrl-C, and so would be every process the tests start
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# what takes seconds to make once, the processes of all tests share, whatever HOME they are given
+os.environ.setdefault("EDGEML_CACHE", str(Path.home() / ".cache/edgeml"))
+
 DATA = Path(os.environ.get("EDGEML_DATA", Path(__file__).resolve().parents[1].parent / "shared" / "data"))
 
 

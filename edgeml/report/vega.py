@@ -32,4 +32,7 @@ def vega() -> str:
 
 
 def _cache() -> Path:
+    """Return EDGEML_CACHE, else edgeml's folder among the user's caches."""
+    if own := os.environ.get("EDGEML_CACHE"):
+        return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeml"

@@ -323,10 +323,10 @@ def test_a_document_with_a_hole_is_refused(tmp_path: Path, hole: str) -> None:
 
 
 def test_the_script_is_bundled_once_and_cannot_end_its_element(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("EDGEML_CACHE", str(tmp_path))
     vega.cache_clear()
     made = vega()
-    (kept,) = (tmp_path / "edgeml").iterdir()
+    (kept,) = tmp_path.iterdir()
     assert kept.read_text(encoding="utf-8") == made and "</script" not in made and "vegaEmbed" in made
     vega.cache_clear()
     kept.write_text("// as it was kept")
