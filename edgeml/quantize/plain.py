@@ -43,7 +43,7 @@ def plain(model: OnnxModel, _rows: Rows, _options: Options) -> Variant:
         steps=tuple(steps),
         symbols=tuple(_symbols(proto, spec) for spec in session.inputs),
     )
-    made = OnnxModel(write_program(program, constants), model.source, features=model.features, classes=model.classes)
+    made = OnnxModel(write_program(program, constants), model.digest, features=model.features, classes=model.classes)
     Session(made.data)
     return Variant(made, PLAIN, model.digest)
 

@@ -58,8 +58,9 @@ def test_every_recipe_gives_a_variant_or_a_sentence(recipe, name):
             continue
         assert (item.reference, item.model.source) == (model.digest, model.digest)
         assert item.model.digest != model.digest
-        assert graph.inputs(item.model) == graph.inputs(model)
-        assert [o.name for o in graph.outputs(item.model)] == [o.name for o in graph.outputs(model)]
+        if item.recipe != "numpy":  # a program, whose inputs and outputs test_plain.py looks at
+            assert graph.inputs(item.model) == graph.inputs(model)
+            assert [o.name for o in graph.outputs(item.model)] == [o.name for o in graph.outputs(model)]
         full, small = scores(model, rows), scores(item.model, rows)
         error = np.sqrt(np.mean((full - small) ** 2)) / np.std(full)
         assert error < AT_MOST.get(recipe, 0.1), f"{recipe} on {name}: {error:.3f} of the spread"
@@ -70,7 +71,7 @@ def test_every_variant_can_be_costed(name):
     model, _, items = made(name)
     full = graph.cost(model)
     for item in items.values():
-        if isinstance(item, Variant):
+        if isinstance(item, Variant) and item.recipe != "numpy":  # a program, not a graph
             found = graph.cost(item.model)
             assert found.unknown.keys() <= full.unknown.keys(), item.recipe
             narrower = item.recipe in ("pruned", "distilled")
