@@ -26,7 +26,7 @@ def reference() -> str:
 
 
 def _sections() -> Iterator[str]:
-    root = click.Context(edgeml, info_name="edgeml")
+    root = click.Context(edgeml, info_name="edgeml", **edgeml.context_settings)  # what commands inherit
     for name in COMMANDS:
         command = edgeml.get_command(root, name)
         assert command is not None, f"{name} is listed but has no command"
