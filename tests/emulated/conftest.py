@@ -79,7 +79,15 @@ def conv(fleet: Fleet, images: np.ndarray) -> Release:
     np.savez(folder / "rows.npz", image=np.concatenate([images, images[::-1] * 0.7]))
     words = [word for name in BOARDS for word in ("--device", name)]
     told = fleet.edgeml(
-        "compile", folder / "conv.onnx", "--calibration", folder / "rows.npz", "--precision", "int8", *words
+        "compile",
+        folder / "conv.onnx",
+        "--calibration",
+        folder / "rows.npz",
+        "--precision",
+        "int8",
+        "-o",
+        folder / "out",
+        *words,
     )
     assert "int8-static-u8s8" in {entry["name"] for entry in told["variants"]}, told
     return fleet.registry.find("conv")
