@@ -10,9 +10,10 @@ over all steps again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from onnx import NodeProto
+import numpy as np
+from onnx import NodeProto, numpy_helper
 
 from edgeml.autodiff.builder import GraphBuilder, attributes, describe
 from edgeml.autodiff.rules import Grads, vjp_all
@@ -50,7 +51,7 @@ class Found:
     w: str
     r: str
     b: str
-    h0: str
+    h0: str = ""
     c0: str = ""
 
 
@@ -95,12 +96,13 @@ def _direction(
     if not node.output[0]:
         node.output[0] = g.fresh("steps")
     steps = _one(g, node.output[0], index, axis=1)
+    g.dtypes[steps] = g.dtypes[x]
     zero = _zeros(g, x, hidden)
     first = _one(g, node.input[5], index) if len(node.input) > 5 and node.input[5] else zero
     cell = _one(g, node.input[6], index) if len(node.input) > 6 and node.input[6] else zero
     bias = _one(g, node.input[3], index) if len(node.input) > 3 and node.input[3] else ""
     bw, br = g.ops("Split", bias, g.ints([gates, gates]), outputs=2, axis=0) if bias else ("", "")
-    dy = _one(g, dys[0], index, axis=1) if dys[0] else g.op("Mul", steps, g.const(0, like=x))
+    dy = _one(g, dys[0], index, axis=1) if dys[0] else g.zeros(steps)
     ends = [_one(g, dys[i], index) if len(dys) > i and dys[i] else zero for i in (1, 2)]
     turned, h, dy = (_turned(g, name) for name in (x, steps, dy)) if backwards else (x, steps, dy)
     g.dtypes[turned] = g.dtypes[dy] = g.dtypes[first] = g.dtypes[x]
@@ -142,15 +144,7 @@ def _lstm(g: GraphBuilder, node: NodeProto, one: Direction) -> Found:
     outputs = [step.op("MatMul", dpre, r), step.op("Mul", dc, f_), step.kept(r), step.kept(dpre)]
     sequences = [one.dy, through, ki, ko, kf, kc, f]
     h0, c0, _, dpres = step.scan([one.dh, one.dc, one.r], sequences, outputs=outputs, reverse=True)
-    bias = g.op("ReduceSum", dpres, g.ints([0, 1]), keepdims=0)
-    return Found(
-        g.op("MatMul", dpres, one.w),
-        _weights(g, dpres, one.x),
-        _weights(g, dpres, one.hprev),
-        g.op("Concat", bias, bias, axis=0),
-        h0,
-        c0,
-    )
+    return replace(_found(g, one, dpres), h0=h0, c0=c0)
 
 
 def _rnn(g: GraphBuilder, node: NodeProto, one: Direction) -> Found:
@@ -161,14 +155,7 @@ def _rnn(g: GraphBuilder, node: NodeProto, one: Direction) -> Found:
     dpre = step.op("Mul", step.op("Add", dy, dh), slope_)
     outputs = [step.op("MatMul", dpre, r), step.kept(r), step.kept(dpre)]
     h0, _, dpres = step.scan([one.dh, one.r], [one.dy, slope], outputs=outputs, reverse=True)
-    bias = g.op("ReduceSum", dpres, g.ints([0, 1]), keepdims=0)
-    return Found(
-        g.op("MatMul", dpres, one.w),
-        _weights(g, dpres, one.x),
-        _weights(g, dpres, one.hprev),
-        g.op("Concat", bias, bias, axis=0),
-        h0,
-    )
+    return replace(_found(g, one, dpres), h0=h0)
 
 
 def _gru(g: GraphBuilder, node: NodeProto, one: Direction) -> Found:
@@ -229,6 +216,14 @@ def _gates(g: GraphBuilder, one: Direction, *, bias: str) -> str:
     return g.op("Add", pre, bias) if bias else pre
 
 
+def _found(g: GraphBuilder, one: Direction, dpres: str) -> Found:
+    """Return the gradients where every gate adds its two products and its two biases."""
+    bias = g.op("ReduceSum", dpres, g.ints([0, 1]), keepdims=0)
+    dx = g.op("MatMul", dpres, one.w)
+    both = g.op("Concat", bias, bias, axis=0)
+    return Found(dx, _weights(g, dpres, one.x), _weights(g, dpres, one.hprev), both)
+
+
 def _weights(g: GraphBuilder, dpres: str, factor: str) -> str:
     """Return dpre' factor over all steps and rows."""
     flat = [g.op("Flatten", name, axis=2) for name in (dpres, factor)]
@@ -273,7 +268,6 @@ def _shifted(g: GraphBuilder, first: str, sequence: str) -> str:
 
 
 def _zeros(g: GraphBuilder, x: str, hidden: int) -> str:
-    """Return zeros of (rows, hidden)."""
-    row = g.op("Gather", x, g.const(0, dtype="int64"), axis=0)  # (B, I)
-    total = g.op("ReduceSum", g.op("Mul", row, g.const(0, like=x)), g.ints([1]), keepdims=1)
-    return g.op("Expand", total, g.ints([1, hidden]))
+    """Return zeros of (rows, hidden), of the type of `x`."""
+    zero = numpy_helper.from_array(np.zeros(1, g.numpy_type(x)))
+    return g.op("ConstantOfShape", g.dims(x, (1, 2), hidden), value=zero)
