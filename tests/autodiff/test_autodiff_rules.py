@@ -14,7 +14,8 @@ from edgeml.autodiff.builder import GraphBuilder
 from edgeml.autodiff.rules import vjp
 from edgeml.errors import UnsupportedModel
 from edgeml_runtime.session import ModelRefused, Session
-from tests.autodiff.cases import CASES, Case, normal, positive
+from tests.autodiff.case import Case, normal, positive
+from tests.autodiff.cases import CASES
 
 EVERY_CASE = [(op_type, i) for op_type, cases in CASES.items() for i in range(len(cases))]
 

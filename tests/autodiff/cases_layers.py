@@ -1,0 +1,136 @@
+"""Uses of whole layers: windows, normalizations, recurrent cells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tests.autodiff.case import Case, away_from, distinct, normal, positive, unary
+
+LAYERS: dict[str, list[Case]] = {
+    "Conv": [
+        *(
+            Case(
+                {"x": normal(2, c, *size), "w": normal(m, c // group, *k), "b": normal(m)},
+                attributes={"group": group, **options},
+                known=("w",),
+            )
+            for c, m, size, k, group, options in (
+                (3, 4, (6, 6), (3, 3), 1, {}),
+                (3, 4, (7, 6), (3, 3), 1, {"strides": [2, 2], "pads": [1, 1, 1, 1]}),
+                (3, 4, (8, 8), (3, 3), 1, {"strides": [2, 2], "pads": [0, 0, 1, 1]}),
+                (3, 4, (10, 9), (3, 3), 1, {"strides": [3, 2], "pads": [1, 2, 0, 1], "dilations": [1, 2]}),
+                (4, 6, (7, 7), (1, 1), 1, {}),
+                (4, 2, (7, 7), (1, 1), 1, {"strides": [3, 3]}),
+                (4, 6, (6, 6), (3, 3), 2, {"pads": [1, 1, 1, 1]}),
+                (4, 4, (6, 7), (3, 3), 4, {"pads": [1, 1, 1, 1], "strides": [2, 2]}),
+                (4, 8, (6, 6), (2, 3), 4, {}),
+                (3, 4, (11,), (3,), 1, {"strides": [2], "pads": [1, 1]}),
+                (2, 3, (4, 4, 4), (2, 2, 2), 1, {}),
+            )
+        ),
+        Case(
+            {"x": normal(1, 3, 8, 8), "w": normal(4, 3, 3, 3)},
+            attributes={"auto_pad": "SAME_UPPER", "strides": [2, 2]},
+            known=("x", "w"),
+        ),
+        Case(
+            {"x": normal(1, 3, 7, 7), "w": normal(4, 3, 2, 2)}, attributes={"auto_pad": "SAME_LOWER"}, known=("x", "w")
+        ),
+    ],
+    "ConvTranspose": [
+        Case(
+            {"x": normal(2, c, 4, 5), "w": normal(c, m, 3, 3), "b": normal(m * options.get("group", 1))},
+            attributes=options,
+            known=("w",),
+        )
+        for c, m, options in (
+            (3, 2, {}),
+            (3, 2, {"strides": [2, 2], "pads": [1, 1, 1, 1], "output_padding": [1, 1]}),
+            (4, 2, {"group": 2, "strides": [2, 1]}),
+            (3, 2, {"dilations": [2, 1], "pads": [1, 0, 0, 1]}),
+        )
+    ],
+    "MaxPool": [
+        Case({"x": distinct(2, 3, 7, 8)}, attributes=options)
+        for options in (
+            {"kernel_shape": [2, 2], "strides": [2, 2]},
+            {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]},
+            {"kernel_shape": [3, 2], "ceil_mode": 1, "strides": [2, 3]},
+        )
+    ],
+    "AveragePool": [
+        Case({"x": normal(1, 2, 7, 8)}, attributes=options, known=("x",))
+        for options in (
+            {"kernel_shape": [2, 2], "strides": [2, 2]},
+            {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]},
+            {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1], "count_include_pad": 1},
+            {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1},
+            {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1, "pads": [1, 1, 1, 1], "count_include_pad": 1},
+            {"kernel_shape": [3, 3], "auto_pad": "SAME_UPPER"},
+        )
+    ],
+    "GlobalAveragePool": unary(normal(2, 3, 4, 5)),
+    "GlobalMaxPool": unary(distinct(2, 3, 4, 5)),
+    "LayerNormalization": [
+        Case({"x": normal(3, 4, 6), "s": positive(6), "b": normal(6)}, outputs=1),
+        Case({"x": normal(3, 4, 6), "s": positive(4, 6)}, attributes={"axis": 1, "epsilon": 1e-3}),
+    ],
+    "InstanceNormalization": [Case({"x": normal(2, 3, 5), "s": positive(3), "b": normal(3)})],
+    "GroupNormalization": [
+        Case({"x": normal(2, 6, 5), "s": positive(2), "b": normal(2)}, attributes={"num_groups": 2}, opsets=(18,)),
+        Case(
+            {"x": normal(2, 6, 5), "s": positive(6), "b": normal(6)},
+            attributes={"num_groups": 3},
+            opsets=(21,),
+            dtype=np.float32,
+        ),
+    ],
+    "LpNormalization": [*unary(normal(3, 4)), *unary(away_from(0), p=1), *unary(normal(3, 4), axis=0)],
+    "BatchNormalization": [
+        Case(
+            {"x": normal(4, 3, 5), "s": positive(3), "b": normal(3)},
+            ("x", "s", "b", "m", "v"),
+            {"m": normal(3), "v": positive(3)},
+            options,
+            outputs=3 if options else 1,
+        )
+        for options in ({}, {"training_mode": 1})
+    ],
+    "Dropout": [
+        Case({"x": normal(3, 4)}),
+        Case({"x": normal(3, 4)}, ("x", "r", "t"), {"r": np.float64(0.5), "t": np.array(False)}),
+    ],
+}
+
+
+def layers(gates: int, *options: dict[str, Any], cell: bool = False) -> list[Case]:
+    """Recurrent layers of 3 inputs and 4 units over 5 steps of 2 rows, with bias and start, and without."""
+    cases = []
+    for given in ({}, *options):
+        many = 2 if given.get("direction") == "bidirectional" else 1
+        weights = {"x": normal(5, 2, 3), "w": normal(many, 4 * gates, 3) / 2, "r": normal(many, 4 * gates, 4) / 2}
+        more = {"b": normal(many, 8 * gates), "h": normal(many, 2, 4)} | ({"c": normal(many, 2, 4)} if cell else {})
+        named = ("x", "w", "r", "b", "", "h", *(("c",) if cell else ()))
+        known = ("w", "r")
+        cases.append(Case({**weights, **more}, named, attributes={"hidden_size": 4, **given}, known=known))
+        cases.append(Case(weights, attributes={"hidden_size": 4, **given}, known=known))
+    return cases
+
+
+WAYS = {"direction": "reverse"}, {"direction": "bidirectional"}
+LAYERS |= {
+    "LSTM": layers(4, *WAYS, cell=True),
+    "GRU": layers(3, *WAYS, {"linear_before_reset": 1}, {"linear_before_reset": 1, "direction": "bidirectional"}),
+    "RNN": [
+        *layers(1, *WAYS),
+        Case(  # units far on one side of the kink each
+            {"x": positive(5, 2, 3) / 4, "w": positive(1, 4, 3) / 4, "r": positive(1, 4, 4) / 8},
+            ("x", "w", "r", "b"),
+            {"b": np.array([[3, -9, 3, -9, 0, 0, 0, 0]], np.float64)},
+            {"hidden_size": 4, "activations": ["Relu"]},
+            known=("w", "r"),
+        ),
+    ],
+}
