@@ -12,7 +12,6 @@ import contextlib
 import ctypes
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -28,7 +27,7 @@ import numpy as np
 
 from edgeml_runtime import measure
 from edgeml_runtime.errors import BadDigest, DeviceError, ModelRefused
-from edgeml_runtime.probe import SIGNALS, available_memory
+from edgeml_runtime.probe import SIGNALS, available_memory, limit
 from edgeml_runtime.wire import tensors
 from edgeml_runtime.wire.bench import JobResult, NodeTime
 from edgeml_runtime.wire.messages import BenchBlob, BenchJob, BenchTask
@@ -250,11 +249,7 @@ def _limit(memory: int, cpu: int) -> None:
     os.nice(NICE)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if memory:
-        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))  # cgroup limits are off on stock Pis
-    if cpu:
-        resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
+    limit(memory, cpu)
     before = os.getppid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if before == 1:  # the agent was gone already

@@ -31,6 +31,18 @@ def checked(feeds: Mapping[str, np.ndarray], inputs: Sequence[TensorSpec], symbo
     return found
 
 
+def one_row(row: np.ndarray, inputs: Sequence[TensorSpec], symbols: Symbols) -> dict[str, np.ndarray]:
+    """Return the feeds of one row, given with or without its row axis, for a model with one input."""
+    if len(inputs) != 1:
+        names = ", ".join(spec.name for spec in inputs)
+        raise ShapeMismatch(f"predict is for one input, this model has {len(inputs)} ({names}): use run")
+    spec = inputs[0]
+    rows = row[np.newaxis] if row.ndim == len(spec.shape) - 1 else row
+    if rows.ndim and rows.shape[0] != 1:
+        raise misfit(spec, symbols[spec.name], row.shape)
+    return {spec.name: rows}
+
+
 def misfit(spec: TensorSpec, axes: Sequence[Any], shape: tuple[int, ...]) -> ShapeMismatch:
     """Return the error that says what shape an input takes and which it got."""
     wanted = ", ".join(str(axis) if isinstance(axis, int) else axis or "any" for axis in axes)

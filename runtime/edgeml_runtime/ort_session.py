@@ -19,7 +19,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from edgeml_runtime.errors import ModelRefused, ShapeMismatch
-from edgeml_runtime.feeds import agree, checked, misfit
+from edgeml_runtime.feeds import agree, checked, misfit, one_row
 from edgeml_runtime.session import LIKE, allowed_threads
 from edgeml_runtime.wire.manifest import Settings, TensorSpec
 
@@ -72,11 +72,7 @@ class OrtEngine:
         optimized: str = "",
         like: str = "",
     ) -> None:
-        """Load the model at `path` (or in these bytes); raise ModelRefused when this device cannot.
-
-        `profile` and `optimized` are written to: onnxruntime's own profile (a prefix), and the graph as it runs.
-        With `like` "aarch64" the graph is the one that such a machine runs, on whatever machine this is.
-        """
+        """Load the model as `Session` says."""
         self.threads = allowed_threads(settings.threads)
         options = _options(settings)
         if profile:
@@ -96,7 +92,7 @@ class OrtEngine:
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return every output by name for the inputs in `feeds`; raise ShapeMismatch when they do not fit."""
-        return self._call(self._checked(feeds))
+        return self._call(checked(feeds, self.inputs, self._symbols))
 
     def predict(self, row: np.ndarray) -> dict[str, np.ndarray]:
         """Return the outputs for one row of a model with one input, as fast as Python can.
@@ -109,9 +105,9 @@ class OrtEngine:
         if bound is None:
             bound = self._bound = self._bind() if self._bindable else None
             if bound is None:
-                return self._predict_plainly(row)
+                return self.run(one_row(row, self.inputs, self._symbols))
         if row.shape != bound.shape and row.shape != bound.row_shape:
-            raise self._misfit(self.inputs[0], row.shape)
+            raise misfit(self.inputs[0], self._symbols[self.inputs[0].name], row.shape)
         if row.dtype.kind not in "fiub":
             raise ShapeMismatch(f"input {self.inputs[0].name!r} takes float32, got {row.dtype}")
         bound.buffer[...] = row
@@ -121,22 +117,6 @@ class OrtEngine:
     def end_profile(self) -> Path:
         """Return the file of the profile that was asked for; nothing more is recorded."""
         return Path(self._session.end_profiling())
-
-    def _predict_plainly(self, row: np.ndarray) -> dict[str, np.ndarray]:
-        if len(self.inputs) != 1:
-            names = ", ".join(spec.name for spec in self.inputs)
-            raise ShapeMismatch(f"predict is for one input, this model has {len(self.inputs)} ({names}): use run")
-        spec = self.inputs[0]
-        rows = row[np.newaxis] if row.ndim == len(spec.shape) - 1 else row
-        if rows.ndim and rows.shape[0] != 1:
-            raise self._misfit(spec, row.shape)
-        return self.run({spec.name: rows})
-
-    def _checked(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return checked(feeds, self.inputs, self._symbols)
-
-    def _misfit(self, spec: TensorSpec, shape: tuple[int, ...]) -> ShapeMismatch:
-        return misfit(spec, self._symbols[spec.name], shape)
 
     def _call(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         try:

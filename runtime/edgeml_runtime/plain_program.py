@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from edgeml_runtime.errors import MalformedMessage, ModelRefused, ShapeMismatch
-from edgeml_runtime.feeds import checked
+from edgeml_runtime.feeds import checked, one_row
 from edgeml_runtime.plain_operators import OPERATORS, labels_of
 from edgeml_runtime.plain_trees import planned
 from edgeml_runtime.wire import tensors
@@ -107,14 +107,7 @@ class PlainEngine:
 
     def predict(self, row: np.ndarray) -> dict[str, np.ndarray]:
         """Return the outputs for one row of a model with one input, given with or without its row axis."""
-        if len(self.inputs) != 1:
-            names = ", ".join(spec.name for spec in self.inputs)
-            raise ShapeMismatch(f"predict is for one input, this model has {len(self.inputs)} ({names}): use run")
-        spec = self.inputs[0]
-        rows = row[np.newaxis] if row.ndim == len(spec.shape) - 1 else row
-        if rows.ndim and rows.shape[0] != 1:
-            raise ShapeMismatch(f"predict takes one row, got an array of shape {row.shape}")
-        return self.run({spec.name: rows})
+        return self.run(one_row(row, self.inputs, self._symbols))
 
 
 def _bytes_of(path: Path) -> bytes:

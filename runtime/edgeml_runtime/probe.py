@@ -189,6 +189,15 @@ def free_memory() -> int:
     return 0
 
 
+def limit(memory: int, cpu: int) -> None:
+    """Hold this process to bytes of private memory and seconds of CPU time; 0: no limit."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if memory:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))  # cgroup limits are off on stock Pis
+    if cpu:
+        resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
+
+
 def main() -> None:
     """Run the child's side: limit this process, check the release, print the result."""
     parser = argparse.ArgumentParser(prog="python -m edgeml_runtime.probe", description=main.__doc__)
@@ -197,11 +206,7 @@ def main() -> None:
     parser.add_argument("--memory", type=int, default=0, help="bytes of private memory; 0: no limit")
     parser.add_argument("--cpu", type=int, default=0, help="seconds of CPU time; 0: no limit")
     options = parser.parse_args()
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if options.memory:
-        resource.setrlimit(resource.RLIMIT_DATA, (options.memory, options.memory))  # cgroup limits are off on stock Pis
-    if options.cpu:
-        resource.setrlimit(resource.RLIMIT_CPU, (options.cpu, options.cpu + 1))
+    limit(options.memory, options.cpu)
     print(json.dumps(asdict(check(options.slot, options.variant))))
 
 
