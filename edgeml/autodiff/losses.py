@@ -56,7 +56,7 @@ class Loss:
     """One entry of LOSSES: the output it reads by name, its target, what it emits, and the options that it has."""
 
     output: str
-    target: Callable[[GraphBuilder, str], ValueInfoProto]
+    target: Callable[[GraphBuilder, str], ValueInfoProto] | None  # None: the model has it among its own inputs
     emit: Callable[[GraphBuilder, str, Options], Emitted]
     takes: frozenset[str] = frozenset({"weighted"})
 
@@ -224,10 +224,6 @@ def _like_output(g: GraphBuilder, output: str) -> ValueInfoProto:
     return helper.make_tensor_value_info(TARGET, TensorProto.FLOAT, [ROWS, *g.shapes[output][1:]])
 
 
-def _none(g: GraphBuilder, output: str) -> ValueInfoProto:
-    return ValueInfoProto()
-
-
 LOSSES: dict[str, Loss] = {
     "softmax_cross_entropy": Loss(
         PROBABILITIES, _class_index, softmax_cross_entropy, frozenset({"weighted", "class_weights", "label_smoothing"})
@@ -237,7 +233,7 @@ LOSSES: dict[str, Loss] = {
     "mae": Loss(PREDICTION, _like_output, mean_absolute_error),
     "huber": Loss(PREDICTION, _like_output, huber, frozenset({"weighted", "delta"})),
     "pinball": Loss(PREDICTION, _like_output, pinball, frozenset({"weighted", "quantile"})),
-    "custom": Loss("", _none, custom, frozenset({"output"})),
+    "custom": Loss("", None, custom, frozenset({"output"})),
 }
 
 
@@ -248,6 +244,6 @@ def check(name: str, options: Options) -> Loss:
     changed = {field for field, value in vars(options).items() if value != vars(Options())[field]}
     if extra := changed - LOSSES[name].takes:
         raise UserError(f"loss {name} has no option {sorted(extra)[0]!r}; it takes {', '.join(LOSSES[name].takes)}")
-    if name == "custom" and not options.output:
-        raise UserError("a custom loss needs output=, the name of the 0-d output to make small")
+    if "output" in LOSSES[name].takes and not options.output:
+        raise UserError(f"a {name} loss needs output=, the name of the 0-d output to make small")
     return LOSSES[name]

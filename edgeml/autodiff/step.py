@@ -59,7 +59,7 @@ def training_step(
     nodes = live(g.forward, [output])
     _check_flat(nodes)
     parameters = find_parameters(g, nodes, trainable)
-    _check_names(proto, parameters, free={TARGET} if loss == "custom" else set())
+    _check_names(proto, parameters, free=set() if chosen.target else {TARGET})
     emitted = chosen.emit(g, output, options)
     values = {name: np.array(g.constants[name]) for name in parameters}
     new = _updates(g, emitted, parameters, optimizer=optimizer, shaping=shaping)
@@ -71,7 +71,7 @@ def training_step(
     for p in parameters:
         given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, values[p].shape) for name in shaping.inputs(p)]
         proto.graph.input.extend(given)
-    if loss != "custom":
+    if chosen.target is not None:
         proto.graph.input.append(chosen.target(g, output))
     if options.weighted:
         proto.graph.input.append(helper.make_tensor_value_info(WEIGHT, TensorProto.FLOAT, [ROWS]))

@@ -13,6 +13,7 @@ import numpy as np
 from edgeml.errors import UserError
 
 Arrays = Mapping[str, np.ndarray]
+Second = Callable[["ServerStep", np.ndarray, np.ndarray], np.ndarray]  # of square and squared change
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,46 +47,45 @@ class Memory:
     square: Arrays = field(default_factory=dict)
 
 
+Moved = tuple[Arrays, Memory]
+
+
 def take(step: ServerStep, change: Arrays, memory: Memory) -> tuple[dict[str, np.ndarray], Memory]:
     """Return what is added to the parameters, float32, and the memory for the next round."""
-    if step.kind == "add":
-        return {name: np.asarray(value * np.float32(step.rate)) for name, value in change.items()}, memory
-    wide = {name: value.astype(np.float64) for name, value in change.items()}
-    fresh = 1.0 if step.kind == "momentum" else 1 - step.beta1
-    moment = {name: step.beta1 * _before(memory.moment, name, d) + fresh * d for name, d in wide.items()}
-    if step.kind == "momentum":
-        return {name: np.asarray(step.rate * m, np.float32) for name, m in moment.items()}, Memory(moment)
-    start = step.tau**2  # v at the beginning
-    second = STEPS[step.kind]
-    square = {n: second(step, _before(memory.square, n, d, start=start), np.square(d)) for n, d in wide.items()}
-    moved = {name: step.rate * m / (np.sqrt(square[name]) + step.tau) for name, m in moment.items()}
-    return {name: np.asarray(value, np.float32) for name, value in moved.items()}, Memory(moment, square)
+    way, after = STEPS[step.kind](step, {name: value.astype(np.float64) for name, value in change.items()}, memory)
+    return {name: np.asarray(step.rate * value, np.float32) for name, value in way.items()}, after
+
+
+def _add(step: ServerStep, change: Arrays, memory: Memory) -> Moved:
+    return change, memory
+
+
+def _momentum(step: ServerStep, change: Arrays, memory: Memory) -> Moved:
+    moment = {name: step.beta1 * _before(memory.moment, name, d) + d for name, d in change.items()}
+    return moment, Memory(moment)
+
+
+def _adaptive(second: Second) -> Callable[[ServerStep, Arrays, Memory], Moved]:
+    """Return the step whose square is moved on by `second`; it starts at tau^2."""
+
+    def way(step: ServerStep, change: Arrays, memory: Memory) -> Moved:
+        fresh, start = 1 - step.beta1, step.tau**2
+        moment = {n: step.beta1 * _before(memory.moment, n, d) + fresh * d for n, d in change.items()}
+        square = {n: second(step, _before(memory.square, n, d, start=start), d * d) for n, d in change.items()}
+        moved = {n: m / (np.sqrt(square[n]) + step.tau) for n, m in moment.items()}
+        return moved, Memory(moment, square)
+
+    return way
 
 
 def _before(memory: Arrays, name: str, like: np.ndarray, *, start: float = 0.0) -> np.ndarray:
     return memory[name] if name in memory else np.full(like.shape, start)
 
 
-def _adagrad(step: ServerStep, v: np.ndarray, d: np.ndarray) -> np.ndarray:
-    return np.asarray(v + d)
-
-
-def _adam(step: ServerStep, v: np.ndarray, d: np.ndarray) -> np.ndarray:
-    return np.asarray(step.beta2 * v + (1 - step.beta2) * d)
-
-
-def _yogi(step: ServerStep, v: np.ndarray, d: np.ndarray) -> np.ndarray:
-    return np.asarray(v - (1 - step.beta2) * d * np.sign(v - d))
-
-
-def _unused(step: ServerStep, v: np.ndarray, d: np.ndarray) -> np.ndarray:
-    return v
-
-
-STEPS: dict[str, Callable[[ServerStep, np.ndarray, np.ndarray], np.ndarray]] = {
-    "add": _unused,
-    "momentum": _unused,
-    "adagrad": _adagrad,
-    "adam": _adam,
-    "yogi": _yogi,
+STEPS: dict[str, Callable[[ServerStep, Arrays, Memory], Moved]] = {
+    "add": _add,
+    "momentum": _momentum,
+    "adagrad": _adaptive(lambda step, v, d: v + d),
+    "adam": _adaptive(lambda step, v, d: step.beta2 * v + (1 - step.beta2) * d),
+    "yogi": _adaptive(lambda step, v, d: v - (1 - step.beta2) * d * np.sign(v - d)),
 }
