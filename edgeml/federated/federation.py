@@ -18,6 +18,7 @@ from edgeml.errors import UserError
 from edgeml.federated.aggregate import Believe, aggregate, apply_delta, least_updates
 from edgeml.federated.round import Round, State
 from edgeml.federated.server_step import Memory, ServerStep, take
+from edgeml.federated.updates import Update
 from edgeml_runtime.wire import tensors
 from edgeml_runtime.wire.blocks import digest_of
 from edgeml_runtime.wire.messages import TaskOffer
@@ -37,6 +38,8 @@ class Plan:
     deadline_s: float = 60.0
     seed: int = 0
     rule: str = "fedavg"
+    local_epochs: int = 1  # of the task, and
+    batch_size: int = 16  # its rows a step: how many steps an update is of
     believe: Believe = field(default_factory=Believe)
     server: ServerStep = field(default_factory=ServerStep)
     max_abandoned: int = 3  # rounds without a quorum in a row before the federation gives up
@@ -137,7 +140,8 @@ class Federation:
         outcome = self.round.outcome
         assert outcome is not None
         if outcome.state is State.CLOSED:
-            change = aggregate(outcome.updates, rule=self.plan.rule, believe=self.plan.believe)
+            counted = [self._with_steps(update) for update in outcome.updates]
+            change = aggregate(counted, rule=self.plan.rule, believe=self.plan.believe)
             step, self.memory = take(self.plan.server, change, self.memory)
             self.parameters = apply_delta(self.parameters, step)
         weights = [update.rows for update in outcome.updates]
@@ -154,6 +158,10 @@ class Federation:
         self.history.append(result)
         self.round = None
         return result
+
+    def _with_steps(self, update: Update) -> Update:
+        steps = self.plan.local_epochs * math.ceil(update.rows / self.plan.batch_size)
+        return dataclasses.replace(update, steps=steps)
 
     def note(self, *, metric: float | None = None, bytes_down: int = 0) -> RoundResult:
         """Fill in what only the caller knows of the last round; return the completed result."""

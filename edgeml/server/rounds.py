@@ -132,6 +132,8 @@ class Rounds:
             min_rows=options.min_rows,
             deadline_s=options.deadline_s,
             seed=options.seed,
+            local_epochs=options.local_epochs,
+            batch_size=options.batch_size,
             max_abandoned=1,
         )
         self._federation = Federation(self.record.id, plan, model=self.record.model, parameters=start.task.parameters)

@@ -232,6 +232,19 @@ def test_each_round_has_its_own_seed_and_its_bounds() -> None:
     assert seeds == [40, 41]
 
 
+def test_fednova_counts_the_steps_that_rows_batches_and_epochs_make() -> None:
+    """30 rows are 2 x 4 steps of 8, 80 rows 2 x 10: the mean change per step, times the mean number of steps."""
+    f = a_federation(rule="fednova", local_epochs=2, batch_size=8)
+    r = f.begin({"a": 30, "b": 80}, now=0.0)
+    assert r is not None
+    for device, rows, change in (("a", 30, 8.0), ("b", 80, -20.0)):  # one up, one down by 1 a step
+        r.receive(device, Update(device, rows, {"w": np.full(2, change, np.float32)}), 1.0)
+    f.conclude(now=1.0)
+    shares = np.array([30, 80]) / 110
+    expected = (shares * [8, 20]).sum() * (shares * [1, -1]).sum()
+    np.testing.assert_allclose(f.parameters["w"], expected, rtol=1e-6)
+
+
 def test_a_name_that_cannot_be_a_topic_is_refused() -> None:
     with pytest.raises(UserError, match="A-Z a-z 0-9"):
         Federation("a/b", PLAN, model="m", parameters=PARAMETERS)
