@@ -197,3 +197,19 @@ def test_a_board_without_the_blocked_layout_is_not_predicted_by_it(here):
 def test_doubts_of_the_calibration_are_told(here):
     doubted = dataclasses.replace(here, doubts=("3 other tasks per core want to run",))
     assert "3 other tasks" in " ".join(bench.predict_calibrated(a_net(), FEEDS, doubted).notes)
+
+
+def test_what_no_sample_has_costs_what_it_costs_in_the_wider_class() -> None:
+    """Weights that one kind never had cost there what they cost in the family, not a number of any size."""
+    bare = [(Work("Conv float", "first", macs, 1e4, 0.0), 0.002 + 2e-8 * macs) for macs in np.linspace(1e5, 9e6, 9)]
+    heavy = [
+        (Work("Conv float", "dense", macs, 1e4, weights), 0.002 + 2e-8 * macs + 1e-8 * weights)
+        for macs in np.linspace(1e5, 9e6, 5)
+        for weights in (1e4, 1e5, 1e6)
+    ]
+    kernels = bench.Kernels(calibrated([*bare, *heavy]))
+    asked = Work("Conv float", "first", 4e6, 1e4, 5e5)
+    without = dataclasses.replace(asked, weights=0.0)
+    narrow, wide = (kernels.models[("Conv float", kind)] for kind in ("first", ""))
+    assert narrow.ms(asked) - narrow.ms(without) == pytest.approx(wide.ms(asked) - wide.ms(without), rel=1e-6)
+    assert narrow.ms(asked) > narrow.ms(without)

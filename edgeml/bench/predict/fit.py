@@ -172,7 +172,9 @@ def _fit(samples: Sequence[tuple[Work, float]], wider: Model | None) -> Model:
     times = np.array([ms for _, ms in samples])
     rows = np.array([_row(work) for work, _ in samples])
     weights = 1.0 / (times + RESOLUTION_MS)
-    scale = np.maximum((rows * weights[:, None]).mean(axis=0), 1e-30)
+    scale = (rows * weights[:, None]).mean(axis=0)
+    # what no sample has is scaled as in the wider class, which alone decides it; where that has none either, it is 0
+    scale = np.where(scale > 0, scale, 1.0 if wider is None else wider.scale)
     hold, held = np.zeros((0, len(scale))), np.zeros(0)
     if wider is not None:
         strength = HELD * np.maximum(1.0, np.array(wider.scale) / scale)
