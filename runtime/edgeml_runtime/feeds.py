@@ -39,8 +39,13 @@ def one_row(row: np.ndarray, inputs: Sequence[TensorSpec], symbols: Symbols) -> 
     spec = inputs[0]
     rows = row[np.newaxis] if row.ndim == len(spec.shape) - 1 else row
     if rows.ndim and rows.shape[0] != 1:
-        raise misfit(spec, symbols[spec.name], row.shape)
+        raise not_one_row(spec, symbols[spec.name], row.shape)
     return {spec.name: rows}
+
+
+def not_one_row(spec: TensorSpec, axes: Sequence[Any], shape: tuple[int, ...]) -> ShapeMismatch:
+    """Return the error for an array that `predict` does not take."""
+    return ShapeMismatch(f"{misfit(spec, axes, shape)}: predict takes one row, run takes many")
 
 
 def misfit(spec: TensorSpec, axes: Sequence[Any], shape: tuple[int, ...]) -> ShapeMismatch:

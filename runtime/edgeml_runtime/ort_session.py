@@ -19,7 +19,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from edgeml_runtime.errors import ModelRefused, ShapeMismatch
-from edgeml_runtime.feeds import agree, checked, misfit, one_row
+from edgeml_runtime.feeds import agree, checked, not_one_row, one_row
 from edgeml_runtime.session import LIKE, allowed_threads
 from edgeml_runtime.wire.manifest import Settings, TensorSpec
 
@@ -107,7 +107,7 @@ class OrtEngine:
             if bound is None:
                 return self.run(one_row(row, self.inputs, self._symbols))
         if row.shape != bound.shape and row.shape != bound.row_shape:
-            raise misfit(self.inputs[0], self._symbols[self.inputs[0].name], row.shape)
+            raise not_one_row(self.inputs[0], self._symbols[self.inputs[0].name], row.shape)
         if row.dtype.kind not in "fiub":
             raise ShapeMismatch(f"input {self.inputs[0].name!r} takes float32, got {row.dtype}")
         bound.buffer[...] = row

@@ -161,7 +161,7 @@ def test_a_cold_start_takes_strings_and_says_what_a_bad_model_is(models: SimpleN
 
 def test_operators_are_those_that_run_and_the_graph_is_left_behind(models: SimpleNamespace, tmp_path: Path) -> None:
     found = operators(models.mlp(), ROW, runs=5, optimized=tmp_path / "optimized.onnx")
-    assert all(entry.runs == 5 and entry.ms >= entry.fast_ms >= 0 for entry in found)
+    assert all(entry.runs == 5 and entry.ms + 1e-9 >= entry.fast_ms >= 0 for entry in found)
     assert any("Gemm" in entry.operator for entry in found)
     first = found[0]
     assert first.shapes[0] == ("float", (1, 64)) and first.inputs >= 1
