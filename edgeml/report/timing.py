@@ -10,8 +10,8 @@ from edgeml.report.numbers import milliseconds, number
 from edgeml.report.parts import Figure, Section, Table
 from edgeml.report.reading import Form, Reading
 from edgeml.report.words import ABSENT, interval, latency_of, settings_of
+from edgeml_runtime.measure import throttling
 
-THROTTLED = {0: "under-voltage", 1: "clock capped", 2: "throttled", 3: "soft temperature limit"}  # get_throttled's bits
 SLOWED = 0.9  # of the fastest clock of the run: doubts.py calls a run below it INVALID
 QUARTILES = {"p5": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95}
 MOST_FORMS = 8  # lines in one picture
@@ -196,8 +196,7 @@ def _events(form: Form) -> list[dict[str, Any]]:
     fastest = max((reading.get("frequency_khz", 0) for reading in readings[1:]), default=0)
     found = []
     for reading in readings[1:]:
-        bits = reading.get("throttled", 0)
-        said = [name for bit, name in THROTTLED.items() if bits >> bit & 1]
+        said = throttling(reading.get("throttled", 0))
         clock = reading.get("frequency_khz")
         if clock and clock < SLOWED * fastest:
             said.append(f"clock at {clock / 1e6:.2f} of {fastest / 1e6:.2f} GHz")

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 
 from edgeml_runtime import measure
+from edgeml_runtime.children import available_memory, ended_by, limit
 from edgeml_runtime.errors import BadDigest, DeviceError, ModelRefused
-from edgeml_runtime.probe import SIGNALS, available_memory, limit
 from edgeml_runtime.wire import tensors
 from edgeml_runtime.wire.bench import JobResult, NodeTime
 from edgeml_runtime.wire.messages import BenchBlob, BenchJob, BenchTask
@@ -115,11 +115,7 @@ class Child:
 
     def _blame(self, code: int, said: str) -> None:
         """Put the end of a child on the job that it was at."""
-        reason, detail = f"ExitCode{code}", said
-        if code < 0:
-            name = signal.Signals(-code)
-            reason, hint = SIGNALS.get(name, (name.name, f"ended by a signal ({said})"))
-            detail = f"{name.name}: {hint}"
+        reason, detail = ended_by(-code, said) if code < 0 else (f"ExitCode{code}", said)
         begun = finished(self._folder, self._task)[1]
         if not begun:
             raise ModelRefused(f"{reason}: the child cannot start here: {detail}")

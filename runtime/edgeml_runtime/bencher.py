@@ -19,10 +19,10 @@ from typing import Any
 from edgeml_runtime import __version__, measure
 from edgeml_runtime.bench_child import Child
 from edgeml_runtime.bench_protocol import SAID, Effect, Facts, Fetch, LocalBench, Phase, Record, Report, Run, Save, Stop
+from edgeml_runtime.children import free_memory
 from edgeml_runtime.config import BENCH, BENCH_JOB, Config, read_json, write_atomic
 from edgeml_runtime.errors import DeviceError, MalformedMessage, StorageFull, TaskRefused, WireError
 from edgeml_runtime.measure.conditions import THROTTLED_NOW, look
-from edgeml_runtime.probe import free_memory
 from edgeml_runtime.pull import Pull, Want
 from edgeml_runtime.serving import Serving
 from edgeml_runtime.wire import blocks, signed, topics

@@ -20,7 +20,17 @@ INTERESTING = (  # of the dozens of processor flags, those that decide how fast 
     *("asimd", "asimddp", "asimdhp", "fphp", "i8mm", "bf16", "sve", "neon", "vfpv4"),
     *("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "sse4_2"),
 )
+THROTTLING = {0: "under-voltage", 1: "clock capped", 2: "throttled", 3: "soft temperature limit"}  # 16-19: since boot
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def throttling(bits: int) -> list[str]:
+    """Return what the firmware of a Raspberry Pi says is so now, of the bits that get_throttled gives.
+
+    >>> throttling(0x50005)
+    ['under-voltage', 'throttled']
+    """
+    return [name for bit, name in THROTTLING.items() if bits >> bit & 1]
 
 
 def describe(root: Path = Path("/")) -> dict[str, Any]:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import signal
 import subprocess
 import sys
 import time
@@ -20,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeml_runtime.children import available_memory, ended_by, limit
 from edgeml_runtime.errors import DeviceError
 from edgeml_runtime.session import Session
 from edgeml_runtime.slots import Slot
@@ -27,17 +26,7 @@ from edgeml_runtime.wire import tensors
 from edgeml_runtime.wire.manifest import Bounds, ReleaseVariant
 
 TIMEOUT_S = 60.0
-LEAST_MEMORY = 256 << 20  # Python and onnxruntime reserve most of this without touching it
 TIMED_RUNS = 50
-
-SIGNALS = {
-    signal.SIGILL: ("IllegalInstruction", "this processor lacks an instruction that onnxruntime uses: another version"),
-    signal.SIGKILL: ("Killed", "the system killed it, most likely for memory: choose a smaller variant"),
-    signal.SIGSEGV: ("SegmentationFault", "onnxruntime crashed on this model: try another variant or version"),
-    signal.SIGBUS: ("BusError", "the model's file could not be read: check the disk"),
-    signal.SIGABRT: ("Aborted", "onnxruntime gave up on this model: try another variant or version"),
-    signal.SIGXCPU: ("Timeout", "it used up its CPU time: choose a smaller variant"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,9 +149,8 @@ def _outcome(code: int, output: bytes, errors: bytes) -> ProbeResult:
     if code == 0:
         return _parse(output)
     if code < 0:
-        name = signal.Signals(-code)
-        reason, hint = SIGNALS.get(name, (name.name, f"ended by a signal ({last})"))
-        return ProbeResult(ok=False, reason=reason, detail=f"{name.name}: {hint}")
+        reason, detail = ended_by(-code, last)
+        return ProbeResult(ok=False, reason=reason, detail=detail)
     memory = "MemoryError" in last or "bad_alloc" in last
     return ProbeResult(ok=False, reason="OutOfMemory" if memory else "ProbeFailed", detail=f"exit code {code}: {last}")
 
@@ -174,28 +162,6 @@ def _parse(output: bytes) -> ProbeResult:
         return ProbeResult(**{name: value for name, value in json.loads(line).items() if name in known})
     except (ValueError, TypeError, AttributeError):
         return ProbeResult(ok=False, reason="ProbeFailed", detail=f"the probe said {line[:80]!r} instead of its result")
-
-
-def available_memory() -> int:
-    """Return what a child may reserve: the memory that is free, LEAST_MEMORY at least."""
-    return max(LEAST_MEMORY, free_memory())
-
-
-def free_memory() -> int:
-    """Return the bytes of memory that are free or can be freed, 0 when the kernel does not tell."""
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
-def limit(memory: int, cpu: int) -> None:
-    """Hold this process to bytes of private memory and seconds of CPU time; 0: no limit."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if memory:
-        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))  # cgroup limits are off on stock Pis
-    if cpu:
-        resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
 
 
 def main() -> None:

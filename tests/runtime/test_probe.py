@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edgeml_runtime.probe import SIGNALS, ProbeResult, _outcome, probe
+from edgeml_runtime.children import SIGNALS
+from edgeml_runtime.probe import ProbeResult, _outcome, probe
 from edgeml_runtime.session import Session
 from edgeml_runtime.slots import GOLDENS, GRAPH, Slot, Slots
 from edgeml_runtime.wire import tensors

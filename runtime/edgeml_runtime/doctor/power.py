@@ -7,10 +7,10 @@ import shutil
 import subprocess
 
 from edgeml_runtime.doctor.machine import PROCESSORS, Finding, Machine, fail, ok, warn
+from edgeml_runtime.hardware import throttling
 
 OWN_GOVERNORS = ("intel_pstate", "amd-pstate", "amd-pstate-epp")  # their "powersave" goes up to full speed
 THROTTLED = "sys/devices/platform/soc/soc:firmware/get_throttled"
-BITS = {0: "under-voltage", 1: "clock capped", 2: "throttled", 3: "soft temperature limit"}  # 16-19: since boot
 HISTORY = 16
 ASK_S = 5.0
 WARM_C, HOT_C = 75.0, 80.0  # a Raspberry Pi throttles at 80
@@ -81,7 +81,7 @@ def _throttle_bits(machine: Machine) -> tuple[str, str]:
 
 
 def _words(bits: int) -> str:
-    return ", ".join(word for bit, word in BITS.items() if bits & 1 << bit)
+    return ", ".join(throttling(bits))
 
 
 def _mhz(machine: Machine, core: str, which: str) -> str:

@@ -13,7 +13,7 @@ never guessed, and a timing that cannot be trusted says so and why.
 """
 
 from edgeml_runtime.architecture import refuse_architecture
-from edgeml_runtime.hardware import describe
+from edgeml_runtime.hardware import describe, throttling
 from edgeml_runtime.measure.benchmark import Benchmark, benchmark
 from edgeml_runtime.measure.cold import ColdStart, cold_start
 from edgeml_runtime.measure.conditions import (
@@ -62,6 +62,7 @@ __all__ = [
     "order_interval",
     "overhead",
     "refuse_architecture",
+    "throttling",
     "tune",
     "versus",
 ]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -19,19 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeml_runtime.children import ended_by
 from edgeml_runtime.errors import ModelRefused
 from edgeml_runtime.session import DEFAULTS
 from edgeml_runtime.sidefile import placed
 from edgeml_runtime.wire.manifest import Settings
 
 TIMEOUT_S = 120.0
-ENDS = {
-    signal.SIGILL: "this processor lacks an instruction that this onnxruntime uses",
-    signal.SIGKILL: "most likely for memory: free some, or take a smaller variant",
-    signal.SIGXCPU: "it used up the CPU time that is allowed here",
-    signal.SIGSEGV: "onnxruntime crashed on it: try another variant or version",
-    signal.SIGABRT: "onnxruntime gave up on it: try another variant or version",
-}
 CHILD = "edgeml_runtime.first_answer"  # not in this package, whose import is a part of what is measured
 
 
@@ -73,8 +66,7 @@ def _start(model: Path, rows: Path, settings: Settings) -> dict[str, float]:
     except subprocess.TimeoutExpired as error:
         raise ModelRefused(f"the first answer takes more than {TIMEOUT_S:.0f} s in a new process") from error
     if done.returncode < 0:
-        name = signal.Signals(-done.returncode)
-        raise ModelRefused(f"the model ended a new process by {name.name}: {ENDS.get(name, 'try another onnxruntime')}")
+        raise ModelRefused(f"the model ended a new process by {ended_by(-done.returncode)[1]}")
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
         if "bad_alloc" in last or "MemoryError" in last or "allocate memory" in last:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from edgeml_runtime.hardware import throttling
 from edgeml_runtime.measure.conditions import THROTTLED_NOW
 
 WIDEST_CI = 0.20  # of the median
@@ -16,7 +17,6 @@ MOST_SWAPPED = 256  # pages: 1 MB
 CLOCK_FALL = 0.90  # of the fastest clock seen
 MOST_LATE = 0.10  # of paced queries
 MOST_INTERRUPTED = 0.10  # of paced queries: between two of them a processor may do what it likes
-BITS = {0: "under-voltage", 1: "clock capped", 2: "throttled", 3: "soft temperature limit"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def _stolen(evidence: Evidence) -> str:
 
 def _throttled(evidence: Evidence) -> str:
     bits = evidence.facts.get("throttled", 0) & THROTTLED_NOW
-    named = ", ".join(name for bit, name in BITS.items() if bits >> bit & 1)
+    named = ", ".join(throttling(bits))
     return f"throttled (get_throttled {bits:#x}: {named}): check power supply and cooling" if bits else ""
 
 

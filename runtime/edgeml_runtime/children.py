@@ -1,0 +1,47 @@
+"""What the children of the agent have in common: how much they may take, and how they ended, in words."""
+
+from __future__ import annotations
+
+import resource
+import signal
+from pathlib import Path
+
+LEAST_MEMORY = 256 << 20  # Python and onnxruntime reserve most of this without touching it
+
+SIGNALS = {
+    signal.SIGILL: ("IllegalInstruction", "this processor lacks an instruction that onnxruntime uses: another version"),
+    signal.SIGKILL: ("Killed", "the system killed it, most likely for memory: choose a smaller variant"),
+    signal.SIGSEGV: ("SegmentationFault", "onnxruntime crashed on this model: try another variant or version"),
+    signal.SIGBUS: ("BusError", "the model's file could not be read: check the disk"),
+    signal.SIGABRT: ("Aborted", "onnxruntime gave up on this model: try another variant or version"),
+    signal.SIGXCPU: ("Timeout", "it used up its CPU time: choose a smaller variant"),
+}
+
+
+def ended_by(number: int, said: str = "no message") -> tuple[str, str]:
+    """Return why a child was ended by signal `number`: a short typed reason, and words; `said` was its last line."""
+    name = signal.Signals(number)
+    reason, hint = SIGNALS.get(name, (name.name, f"ended by a signal ({said})"))
+    return reason, f"{name.name}: {hint}"
+
+
+def available_memory() -> int:
+    """Return what a child may reserve: the memory that is free, LEAST_MEMORY at least."""
+    return max(LEAST_MEMORY, free_memory())
+
+
+def free_memory() -> int:
+    """Return the bytes of memory that are free or can be freed, 0 when the kernel does not tell."""
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def limit(memory: int, cpu: int) -> None:
+    """Hold this process to bytes of private memory and seconds of CPU time; 0: no limit."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if memory:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))  # cgroup limits are off on stock Pis
+    if cpu:
+        resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
