@@ -122,7 +122,7 @@ def resealed(document: str, **changes) -> str:
     """Return the document with changes and a digest that fits them, as a careless program would write it."""
     body = json.loads(document) | changes
     body.pop("digest")
-    return json.dumps({**body, "digest": documents.digest_of(body)})
+    return json.dumps({**body, "digest": documents.seal_of(body)})
 
 
 SAMPLE = [{"family": "Relu float", "kind": "", "macs": 0.0, "moved": 8.0, "weights": 0.0}, 0.1]

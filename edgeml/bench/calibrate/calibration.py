@@ -85,7 +85,7 @@ class Calibration:
     def to_json(self) -> str:
         """Return the document that `parse_calibration` reads, its digest included."""
         body = asdict(self)
-        return json.dumps({**body, "digest": digest_of(body)})
+        return json.dumps({**body, "digest": seal_of(body)})
 
     def _works(self) -> list[Work]:
         return [work for work, _ in self.samples] + [node for one in self.references for node in one.nodes]
@@ -107,7 +107,7 @@ def parse_calibration(data: bytes | str, where: str = "calibration") -> Calibrat
         digest, schema = body.pop("digest"), body["schema"]
         if schema != SCHEMA:
             raise DataError(f"its schema is {schema!r}, this edgeml reads {SCHEMA}: calibrate again")
-        if digest != digest_of(body):
+        if digest != seal_of(body):
             raise DataError("it was changed or cut off since it was written: calibrate again")
         samples = tuple((Work(**work), ms) for work, ms in body.pop("samples"))
         references = tuple(
@@ -123,6 +123,6 @@ def parse_calibration(data: bytes | str, where: str = "calibration") -> Calibrat
         raise DataError(f"{where}: not a calibration of edgeml ({what}): calibrate again") from error
 
 
-def digest_of(body: Mapping[str, Any]) -> str:
+def seal_of(body: Mapping[str, Any]) -> str:
     """Return the digest that a document of these values carries."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

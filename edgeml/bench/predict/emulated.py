@@ -25,7 +25,7 @@ from onnx import ModelProto, TensorProto
 from edgeml import graph
 from edgeml.artifacts import OnnxModel, Prediction
 from edgeml.bench.calibrate import Calibration, Reference
-from edgeml.bench.calibrate.calibration import digest_of
+from edgeml.bench.calibrate.calibration import seal_of
 from edgeml.bench.calibrate.work import Caches, Work, in_turn
 from edgeml.bench.predict import prior
 from edgeml.bench.predict.calibrated import works_on
@@ -102,7 +102,7 @@ def parse_cycles(text: str, core: str) -> Calibration:
         digest, schema = body.pop("digest"), body["schema"]
         if schema != SCHEMA:
             raise DataError(f"{core}: cycles of schema {schema!r}, this edgeml reads {SCHEMA}: {AGAIN}")
-        if digest != digest_of(body):
+        if digest != seal_of(body):
             raise DataError(f"{core}: cycles that were changed or cut off since they were counted: {AGAIN}")
         if body["core"] != core:
             raise DataError(f"{core}: these are the cycles of {body['core']}: {AGAIN}")
@@ -128,7 +128,7 @@ def parse_cycles(text: str, core: str) -> Calibration:
 
 def sealed(body: Mapping[str, Any]) -> str:
     """Return `body` as the document that `parse_cycles` reads, a row a line and its digest included."""
-    whole = {**body, "digest": digest_of(body)}
+    whole = {**body, "digest": seal_of(body)}
     parts = [f"{json.dumps(key)}: {_rows(value)}" for key, value in whole.items()]
     return "{" + ",\n".join(parts) + "}\n"
 
