@@ -31,7 +31,7 @@ def profile_of(report: Mapping[str, Any], *, name: str, by: str = "the device") 
             f"are of 64-bit ones: install a 64-bit system; old boards are served by numpy programs, without a profile"
         )
     cluster, source = _fastest(report, name), f"reported by {by} on {_text(report, 'at', name)}"
-    core = BY_PART.get((str(cluster.get("implementer", "")).lower(), str(cluster.get("part", "")).lower()))
+    core = _core_of(cluster)
     facts = _machine(report, cluster, name) | _instructions(report, arch, name)
     sources = dict.fromkeys(facts, source) | {"arch": source}
     if others := _others(report, cluster):
@@ -41,7 +41,7 @@ def profile_of(report: Mapping[str, Any], *, name: str, by: str = "the device") 
     sources["core"] = f"{source}: {_identity(cluster)}"
     if core:
         facts |= _of(core)
-        sources |= dict.fromkeys(("pipeline",), f"of the core, {core.name}")
+        sources["pipeline"] = f"of the core, {core.name}"
         sources |= dict.fromkeys(("fp32_flops_per_cycle", "int8_macs_per_cycle"), f"{PEAK_SOURCE}, {core.name}")
     facts = {fact: value for fact, value in facts.items() if value is not None}
     sources = {fact: words for fact, words in sources.items() if fact in facts or fact == "arch"}
@@ -96,8 +96,12 @@ def _others(report: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
     return " and ".join(f"{cluster.get('cores')} {_called(cluster)}" for cluster in rest)
 
 
+def _core_of(cluster: Mapping[str, Any]) -> Core | None:
+    return BY_PART.get((str(cluster.get("implementer", "")).lower(), str(cluster.get("part", "")).lower()))
+
+
 def _called(cluster: Mapping[str, Any]) -> str:
-    core = BY_PART.get((str(cluster.get("implementer", "")).lower(), str(cluster.get("part", "")).lower()))
+    core = _core_of(cluster)
     khz = cluster.get("max_frequency_khz")
     clock = f" at {khz / 1e6:g} GHz" if isinstance(khz, int) else ""
     return f"{core.name if core else cluster.get('name') or 'unknown'}{clock}"

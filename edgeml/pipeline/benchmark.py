@@ -17,7 +17,7 @@ from edgeml.files import read_bundle
 from edgeml.graph import random_rows
 from edgeml.pipeline.calibration import known_of
 from edgeml.pipeline.examine import bundle_models
-from edgeml.pipeline.facts import facts_of, work_of
+from edgeml.pipeline.facts import facts_of, told_of, work_of
 from edgeml.pipeline.settings import check_keepable, keep_settings
 from edgeml_runtime.measure import Plan, Scenario, tune
 from edgeml_runtime.wire.manifest import PLAIN, Settings
@@ -69,7 +69,7 @@ def bench_path(path: Path, options: BenchOptions) -> dict[str, Any]:
     boards = tuple(read_boards()) if options.boards == (EVERY,) else options.boards or (*USUAL, *own_boards())
     for board in set(options.boards) - {EVERY} if options.predict else ():
         known_of(board, rows=rows, threads=options.threads or 1)  # one that is not there is said before the work
-    stored = _stored_settings(path)
+    stored = stored_settings(path)
     results = []
     for name, model in models.items():
         variant = Variant(model, name, model.digest)
@@ -94,7 +94,7 @@ def bench_path(path: Path, options: BenchOptions) -> dict[str, Any]:
     return document
 
 
-def _stored_settings(path: Path) -> Mapping[str, Settings]:
+def stored_settings(path: Path) -> Mapping[str, Settings]:
     """Return how the variants of the bundle at `path` are run, nothing where it is a model."""
     if not (path.is_dir() and (path / "manifest.json").exists()):
         return {}
@@ -182,14 +182,6 @@ def _result(names: tuple[str, str], measured: Mapping[str, Any] | None, predicte
     if measured is not None:
         result["environment"] = dict(measured["environment"])
     if predicted is not None:
-        result["predicted"] = {
-            "low": predicted.low,
-            "predicted": predicted.predicted,
-            "high": predicted.high,
-            "method": predicted.method,
-            "coverage": predicted.coverage,
-            "notes": list(predicted.notes),
-            "sources": [asdict(source) for source in predicted.sources],
-        }
+        result["predicted"] = told_of(predicted)
         memory["predicted"] = predicted.memory_mb
     return result | {"memory_mb": memory}

@@ -15,9 +15,9 @@ from edgeml import bench
 from edgeml.artifacts import OnnxModel, Rows, Variant
 from edgeml.devices import read_boards
 from edgeml.errors import BenchFailed, NothingFits, UserError
-from edgeml.files import read_bundle
-from edgeml.pipeline.benchmark import COLD_STARTS, BenchOptions, subject, sustained
+from edgeml.pipeline.benchmark import COLD_STARTS, BenchOptions, stored_settings, subject, sustained
 from edgeml.pipeline.calibration import known_of
+from edgeml.pipeline.facts import told_of
 from edgeml.pipeline.measured import measurement
 from edgeml.registry import BenchPatience, BenchRecord, BenchWork, DeviceRecord, Registry
 from edgeml.registry.selector import select
@@ -48,7 +48,7 @@ def bench_on(
         refuse_too_large(device, name, model)
     jobs: list[BenchJob] = []
     blobs: dict[str, BenchBlob] = {}
-    plan, settings = _plan(options.plan()), _settings(path, options)
+    plan, settings = _plan(options.plan()), stored_settings(path) if options.threads is None else {}
     for name, model in models.items():
         feeds = bench.one_query(Variant(model, name, model.digest), rows)
         graph, given = put(registry, model.data), put(registry, tensors.pack(feeds))
@@ -149,13 +149,6 @@ def _plan(plan: Plan) -> BenchPlan:
     return BenchPlan(**asdict(plan))
 
 
-def _settings(path: Path, options: BenchOptions) -> Mapping[str, Settings]:
-    """Return the session settings of a bundle's variants, with the threads that were asked for."""
-    if not (path / "manifest.json").exists() or options.threads is not None:
-        return {}
-    return {variant.name: variant.session for variant in read_bundle(path).manifest.variants}
-
-
 def _line(registry: Registry, record: BenchRecord) -> str:
     ahead = registry.benches.before(record)
     if ahead:
@@ -210,6 +203,4 @@ def _predicted(board: str, variant: Variant, rows: Rows, *, options: BenchOption
     """Return what was predicted for the device's board, to hold against the measurement; None for an unknown board."""
     if not options.predict or board not in read_boards():
         return None
-    found = bench.predict_for(variant, known_of(board, rows=rows, threads=options.threads or 1))
-    told = {key: getattr(found, key) for key in ("low", "predicted", "high", "method", "coverage")}
-    return told | {"notes": list(found.notes)}
+    return told_of(bench.predict_for(variant, known_of(board, rows=rows, threads=options.threads or 1)))

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from edgeml import bench, metrics, verify
-from edgeml.artifacts import FP32, Choice, Measurement, Prediction, Rows, Variant
+from edgeml.artifacts import FP32, Choice, Measurement, Rows, Variant
 from edgeml.devices import DeviceProfile
-from edgeml.pipeline.facts import facts_of, work_of
+from edgeml.pipeline.facts import facts_of, told_of, work_of
 from edgeml.pipeline.plan import versions
 from edgeml.pipeline.subject import Proof, Subject
 
@@ -122,7 +122,7 @@ def _device(choice: Choice, subject: Subject, board: DeviceProfile) -> dict[str,
     target = next(target for target in subject.project.devices if target.board == choice.board)
     return {
         "variant": choice.variant,
-        "latency_ms": {**_prediction(chosen), "method": chosen.method, "coverage": chosen.coverage},
+        "latency_ms": told_of(chosen),
         "memory_mb": chosen.memory_mb,
         "fits": choice.fits,
         "reason": choice.reason,
@@ -130,10 +130,6 @@ def _device(choice: Choice, subject: Subject, board: DeviceProfile) -> dict[str,
         "predictions": {name: dataclasses.asdict(item) for name, item in choice.predictions.items()},
         "profile": facts_of(board),
     }
-
-
-def _prediction(prediction: Prediction) -> dict[str, float]:
-    return {"low": prediction.low, "predicted": prediction.predicted, "high": prediction.high}
 
 
 def _confusion(proof: Proof, subject: Subject) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from edgeml import bench
 from edgeml.artifacts import Variant
 from edgeml.errors import DataError, NotFound, VerificationError
 from edgeml.pipeline.benchmark import subject
-from edgeml.report import CONDITIONS
+from edgeml.report import CONDITIONS, ratio95
 from edgeml_runtime.measure import Plan, Versus, versus
 from edgeml_runtime.session import Session
 from edgeml_runtime.wire.manifest import Settings
@@ -51,12 +51,12 @@ def _side(path: Path, threads: int) -> tuple[Session, Mapping[str, Any]]:
 def _stored(a: Path, b: Path) -> dict[str, Any]:
     left, right = _result(a), _result(b)
     _refuse_unmatched(a, left, b=b, right=right)
+    ratio, low, high = ratio95(left, right)  # wider than a comparison in turns
     found = Versus(
         a_ms=left["p50_ms"],
         b_ms=right["p50_ms"],
-        ratio=right["p50_ms"] / left["p50_ms"],
-        # as far apart as the two intervals allow: wider than a comparison in turns
-        ratio95=(right["ci95_ms"][0] / left["ci95_ms"][1], right["ci95_ms"][1] / left["ci95_ms"][0]),
+        ratio=ratio,
+        ratio95=(low, high),
         pairs=0,
         valid=True,
         why="",

@@ -8,7 +8,7 @@
 They are drawn from the documents alone, so an old run can be reported again without its artifacts.
 """
 
-from edgeml.report.compare import CONDITIONS, compare_page
+from edgeml.report.compare import CONDITIONS, compare_page, ratio95
 from edgeml.report.page import bench_page, build_page
 from edgeml.report.parts import Page
 from edgeml.report.reading import is_bench
@@ -23,6 +23,7 @@ __all__ = [
     "compare_page",
     "differences",
     "is_bench",
+    "ratio95",
     "render",
     "tabulate",
 ]
