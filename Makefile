@@ -24,7 +24,7 @@ test: $(VENV)/.tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 runtimes: $(VENV)/.tests
 	$(BIN)/python -m pytest -m runtimes tests/runtimes
