@@ -20,6 +20,7 @@ import numpy as np
 from edgeml_runtime.wire.manifest import Feature, Manifest
 
 ModelTask = Literal["classification", "regression", "tensor"]
+TaskKind = Literal["training", "statistics", "evaluation", "drift", "calibration"]
 FP32 = "fp32"  # the name of the float reference variant, always
 TARGET_SCALE = "target.scale"  # initializer by which a regressor's last operators scale its standardized answer
 
@@ -139,11 +140,12 @@ class TrainingGraph:
 class Task:
     """A graph a device runs once over all its local rows, and what it may send back."""
 
-    kind: Literal["training"]
+    kind: TaskKind
     data: bytes
-    source: str  # digest of the TrainingGraph
+    source: str  # digest of the TrainingGraph, or what the study is about
     parameters: Mapping[str, np.ndarray]
     scalars: tuple[str, ...]  # 0-d inputs the round must give: lr, seed, ...
+    outputs: Mapping[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)  # name -> dtype, shape
 
     @functools.cached_property
     def digest(self) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, helper
+from onnx import ModelProto, NodeProto, helper
 
 
 class Emitter:
@@ -40,6 +41,15 @@ class Emitter:
         """Return a 1-D int64 constant: axes or a shape."""
         return self._constant("task.ints." + ".".join(map(str, values)), np.array(values, dtype=np.int64))
 
+    def value(self, array: np.ndarray) -> str:
+        """Return a constant that holds `array`; equal arrays are one constant."""
+        digest = hashlib.sha256(array.tobytes()).hexdigest()[:12]
+        return self._constant(f"task.{array.dtype}.{'x'.join(map(str, array.shape))}.{digest}", array)
+
+    def real(self, value: float) -> str:
+        """Return a 0-d float64 constant."""
+        return self.value(np.array(value, dtype=np.float64))
+
     def instance(self, nodes: Iterable[NodeProto], given: Mapping[str, str]) -> None:
         """Add a copy of `nodes`, its outputs prefixed, that reads `given` tensors instead of its own."""
         names = dict(given)
@@ -55,3 +65,13 @@ class Emitter:
     def _constant(self, name: str, value: np.ndarray) -> str:
         self.constants[name] = value
         return name
+
+
+def outputs_of(model: ModelProto) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return dtype and shape of every output of `model`, none of which may depend on its inputs' sizes."""
+    found = {}
+    for value in model.graph.output:
+        tensor = value.type.tensor_type
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+        found[value.name] = (dtype, tuple(dim.dim_value for dim in tensor.shape.dim))
+    return found

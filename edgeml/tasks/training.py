@@ -18,7 +18,7 @@ from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, nu
 from edgeml.artifacts import Task, TrainingGraph
 from edgeml.autodiff.backward import live
 from edgeml.errors import UserError
-from edgeml.tasks.emitter import Emitter
+from edgeml.tasks.emitter import Emitter, outputs_of
 from edgeml.tasks.hoist import Split, split
 from edgeml.tasks.permutation import emit_permutation
 
@@ -44,6 +44,7 @@ def training(graph: TrainingGraph, *, epochs: int, batch_size: int) -> Task:
         source=graph.digest,
         parameters=graph.parameters,
         scalars=("lr", "seed"),
+        outputs=outputs_of(model),
     )
 
 

@@ -140,6 +140,13 @@ def test_nothing_whose_shape_depends_on_the_rows_leaves_the_device() -> None:
     assert task.scalars == ("lr", "seed") and task.source == a_graph().digest
 
 
+def test_a_task_announces_what_it_sends() -> None:
+    task = training(a_graph(), epochs=3, batch_size=4)
+    x, y = RNG.normal(size=(9, 4)).astype(F32), np.zeros(9, np.int64)
+    found = run(task, x=x, target=y)
+    assert {name: (array.dtype.name, array.shape) for name, array in found.items()} == dict(task.outputs)
+
+
 def test_one_graph_serves_any_number_of_epochs() -> None:
     short, long = (training(a_graph(), epochs=epochs, batch_size=4) for epochs in (1, 1000))
     assert abs(len(long.data) - len(short.data)) < 64

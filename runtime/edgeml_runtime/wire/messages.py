@@ -128,7 +128,7 @@ class TaskOffer:
 
     schema: int = SCHEMA
     round: str
-    kind: Literal["training"]
+    kind: Literal["training", "statistics", "evaluation", "drift", "calibration"]
     model: str
     cohort: tuple[str, ...]
     graph: str

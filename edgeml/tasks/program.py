@@ -1,0 +1,138 @@
+"""The frame of a study's graph: local rows in, parameters in, sums of a fixed shape out.
+
+Rows with a number that is not finite, or a target that is none, are left out before anything is summed and
+counted in `rows.left_out`: one NaN would make a whole fleet's sum NaN. Everything is computed in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from edgeml.artifacts import Task, TaskKind
+from edgeml.errors import UserError
+from edgeml.tasks.emitter import Emitter, outputs_of
+
+ROWS, LEFT_OUT, TARGET = "rows", "rows.left_out", "target"
+OPSET, IR = 18, 8  # reductions take axes as inputs from 18; onnxruntime 1.17 to 1.32 read IR 8
+DTYPES = {"float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a device's rows look like: input `name` of (rows, features), and `classes` of a target that has any."""
+
+    features: int
+    name: str = "x"
+    dtype: Literal["float32", "float64"] = "float32"
+    classes: tuple[object, ...] = ()  # by index; the target of a row is the index
+
+    def __post_init__(self) -> None:
+        if self.features < 1 or self.dtype not in DTYPES:
+            raise UserError(
+                f"{self.features} features of {self.dtype}: give at least one, as {' or '.join(sorted(DTYPES))}"
+            )
+
+
+class Program:
+    """A graph while it is written: `x` is float64 (n, features), `y` float64 (n,) values or int64 (n,) indices."""
+
+    def __init__(
+        self, columns: Columns, *, target: Literal["", "values", "classes"] = "", missing: bool = False
+    ) -> None:
+        """Begin with the rows; with `missing`, rows that lack a number stay, as NaN."""
+        self.columns = columns
+        self.constants: dict[str, np.ndarray] = {}
+        self.e = e = Emitter("", self.constants)
+        self._inputs = [helper.make_tensor_value_info(columns.name, DTYPES[columns.dtype], ["rows", columns.features])]
+        self._parameters: dict[str, np.ndarray] = {}
+        self._outputs: list[onnx.ValueInfoProto] = []
+        self.x = e.op("Cast", columns.name, to=TensorProto.DOUBLE)
+        kept = "" if missing else e.op("ReduceMin", self._finite(self.x), e.vector(1), keepdims=0)
+        self.y = ""
+        if target:
+            dtype = TensorProto.DOUBLE if target == "values" else TensorProto.INT64
+            self._inputs.append(helper.make_tensor_value_info(TARGET, dtype, ["rows"]))
+            good = self._finite(TARGET) if target == "values" else self._known(TARGET)
+            kept = e.op("Min", kept, good) if kept else good
+            self.y = TARGET
+        self._keep(kept)
+
+    def _finite(self, tensor: str) -> str:
+        """Return 1 where `tensor` is a number, 0 where it is NaN or infinite."""
+        return self.e.op("Cast", self.e.op("LessOrEqual", self.e.op("Abs", tensor), self.e.real(_MAX)), to=_INT)
+
+    def _known(self, target: str) -> str:
+        e = self.e
+        known = e.op("And", e.op("GreaterOrEqual", target, e.number(0)), e.op("Less", target, e.number(self.classes)))
+        return e.op("Cast", known, to=_INT)
+
+    def _keep(self, kept: str) -> None:
+        e = self.e
+        total = self.count(self.x)
+        if kept:
+            mask = e.op("Cast", kept, to=TensorProto.BOOL)
+            self.x = e.op("Compress", self.x, mask, axis=0)
+            self.y = self.y and e.op("Compress", self.y, mask, axis=0)
+        self.rows = self.count(self.x)
+        self.output(ROWS, self.rows, ())
+        self.output(LEFT_OUT, e.op("Sub", total, self.rows), ())
+
+    @property
+    def classes(self) -> int:
+        """Return how many classes the target has."""
+        return len(self.columns.classes)
+
+    def count(self, tensor: str) -> str:
+        """Return the length of the first axis of `tensor`, as float64."""
+        length = self.e.op("Gather", self.e.op("Shape", tensor), self.e.number(0))
+        return self.e.op("Cast", length, to=TensorProto.DOUBLE)
+
+    def parameter(self, name: str, value: np.ndarray) -> str:
+        """Return `name`, an input that the round gives and whose first value is `value`."""
+        value = np.asarray(value)
+        self._parameters[name] = value
+        dtype = helper.np_dtype_to_tensor_dtype(value.dtype)
+        self._inputs.append(helper.make_tensor_value_info(name, dtype, value.shape))
+        return name
+
+    def output(self, name: str, tensor: str, shape: tuple[int, ...]) -> None:
+        """Let the sum over devices of `tensor`, float64 of `shape`, be known as `name`."""
+        self.e.named(name, tensor)
+        self._outputs.append(helper.make_tensor_value_info(name, TensorProto.DOUBLE, shape))
+
+    def total(self, tensor: str) -> str:
+        """Return the sum over the rows of `tensor`, whose first axis they are."""
+        return self.e.op("ReduceSum", tensor, self.e.vector(0), keepdims=0)
+
+    def gram(self, left: str, right: str) -> str:
+        """Return left' right, the sum over rows of all products of two columns."""
+        return self.e.op("MatMul", self.e.op("Transpose", left, perm=[1, 0]), right)
+
+    def column(self, tensor: str) -> str:
+        """Return (n,) `tensor` as (n, 1)."""
+        return self.e.op("Unsqueeze", tensor, self.e.vector(1))
+
+    def one_hot(self, index: str, depth: int) -> str:
+        """Return float64 (n, depth) with a 1 in the column that int64 (n,) `index` names."""
+        e = self.e
+        hot = e.op("Equal", self.column(index), e.value(np.arange(depth, dtype=np.int64)[np.newaxis]))
+        return e.op("Cast", hot, to=TensorProto.DOUBLE)
+
+    def task(self, kind: TaskKind, source: str) -> Task:
+        """Return the finished program as a task about `source`."""
+        constants = [numpy_helper.from_array(value, name) for name, value in self.constants.items()]
+        graph = helper.make_graph(self.e.nodes, kind, self._inputs, self._outputs, constants)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
+        onnx.checker.check_model(model)
+        parameters: Mapping[str, np.ndarray] = dict(self._parameters)
+        return Task(kind, model.SerializeToString(), source, parameters, scalars=(), outputs=outputs_of(model))
+
+
+_INT = TensorProto.INT64
+_MAX = float(np.finfo(np.float64).max)

@@ -1,0 +1,104 @@
+"""A study: questions whose answers are sums over devices, until the last sum gives the result.
+
+    study.task() -> every device runs it -> the element-wise sum of their outputs -> study.take(sums) -> next study
+
+A study is immutable and knows nothing of devices, rounds or the wire. `take` is pure: a study that took the
+same sums asks the same next question, so a server that was restarted replays the sums it has written down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from edgeml.artifacts import Task, TaskKind
+from edgeml.errors import DataError, UserError
+
+Sums = Mapping[str, np.ndarray]
+
+
+class Study(Protocol):
+    """What a coordinator needs of anything that is a sum over devices."""
+
+    @property
+    def kind(self) -> TaskKind:
+        """Return the kind of its tasks."""
+
+    @property
+    def done(self) -> bool:
+        """Return whether `result` has an answer and no task is left."""
+
+    def task(self) -> Task:
+        """Return the next task: a graph whose every output is to be summed over devices, with its parameters."""
+
+    def take(self, sums: Sums) -> Study:
+        """Return the study after these float64 sums of all outputs of `task`; raise DataError where none can follow."""
+
+    def result(self) -> Any:
+        """Return what the study found: for statistics, a fitted scikit-learn estimator."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The end of a study."""
+
+    value: Any
+    notes: tuple[str, ...] = ()  # what the reader of the result should know: rows left out, unseen classes
+
+
+@dataclass(frozen=True)
+class Question:
+    """One round of a study: what to ask, and what follows from the sums."""
+
+    task: Task
+    then: Callable[[Sums], Question | Answer]
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """The `Study` that asks `at` and goes where its sums lead."""
+
+    kind: TaskKind
+    at: Question | Answer
+    rounds: int = 0  # taken so far
+
+    @property
+    def done(self) -> bool:
+        return isinstance(self.at, Answer)
+
+    def task(self) -> Task:
+        """Return the next task; raise UserError after the last."""
+        if isinstance(self.at, Answer):
+            raise UserError(f"the study ended after {self.rounds} rounds: it has a result and no task")
+        return self.at.task
+
+    def take(self, sums: Sums) -> Inquiry:
+        """Return the study after `sums`; raise DataError when they are not those of `task`."""
+        task = self.task()
+        if sums.keys() != task.outputs.keys():
+            raise DataError(f"sums of {', '.join(sorted(sums))}, and the task gives {', '.join(sorted(task.outputs))}")
+        given = {}
+        for name, (_dtype, shape) in task.outputs.items():
+            array = np.asarray(sums[name], dtype=np.float64)
+            if array.shape != shape or not np.isfinite(array).all():
+                raise DataError(f"the sum of {name!r} must be {shape} finite numbers, and is {array.shape}: {array!r}")
+            given[name] = array
+        assert isinstance(self.at, Question)
+        return replace(self, at=self.at.then(given), rounds=self.rounds + 1)
+
+    def result(self) -> Any:
+        """Return the answer; raise UserError while questions are open."""
+        return self._answer().value
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what the reader of the result should know, one sentence each."""
+        return self._answer().notes
+
+    def _answer(self) -> Answer:
+        if not isinstance(self.at, Answer):
+            raise UserError(f"the study is not done: {self.rounds} rounds taken, and the next task waits for its sums")
+        return self.at

@@ -1,0 +1,47 @@
+"""Devices for the tests of tasks: rows split unevenly, a task run by the device's own session, sums made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from edgeml.artifacts import Task
+from edgeml.tasks.study import Study
+from edgeml_runtime.session import Session
+
+Rows = Mapping[str, np.ndarray]
+
+
+def split(rows: Rows, *, devices: int = 10, seed: int = 0) -> list[Rows]:
+    """Return the rows of `devices`, the first of which has one row and the last of which has most."""
+    n = len(next(iter(rows.values())))
+    order = np.random.default_rng(seed).permutation(n)
+    share = np.arange(1, devices) ** 2
+    cuts = np.concatenate([[1], 1 + (np.cumsum(share) * (n - 1) // share.sum())])[:-1]
+    return [{name: array[index] for name, array in rows.items()} for index in np.split(order, cuts)]
+
+
+def answer(task: Task, rows: Rows) -> dict[str, np.ndarray]:
+    """Return what one device sends for `task`, in the dtypes and shapes that the task announced."""
+    session = Session(task.data)
+    wanted = {spec.name for spec in session.inputs}
+    given = {name: array for name, array in rows.items() if name in wanted}
+    found = session.run({**task.parameters, **given})
+    assert {name: (array.dtype.name, array.shape) for name, array in found.items()} == dict(task.outputs)
+    return found
+
+
+def sums(task: Task, fleet: Sequence[Rows]) -> dict[str, np.ndarray]:
+    """Return the element-wise float64 sum of all devices' answers."""
+    answers = [answer(task, rows) for rows in fleet]
+    return {name: np.sum([a[name] for a in answers], axis=0, dtype=np.float64) for name in task.outputs}
+
+
+def conclude(study: Study, fleet: Sequence[Rows], *, limit: int = 200) -> Study:
+    """Return `study` after all its rounds."""
+    for _ in range(limit):
+        if study.done:
+            return study
+        study = study.take(sums(study.task(), fleet))
+    raise AssertionError(f"no end after {limit} rounds")
