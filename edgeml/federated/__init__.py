@@ -5,19 +5,26 @@ A `Federation` is a sequence of `Round`s; an `Assembly` turns what one device up
 
 from edgeml.federated.aggregate import AGGREGATORS, Believe, aggregate, apply_delta, least_updates
 from edgeml.federated.assembly import Assembly
+from edgeml.federated.cohort import Candidate, Cohort, CohortOptions, Patience, choose, deadline_after
 from edgeml.federated.federation import Federation, Plan, RoundResult
 from edgeml.federated.round import Outcome, Round, State
 from edgeml.federated.server_step import STEPS, Memory, ServerStep, take
-from edgeml.federated.updates import Update, check_update
+from edgeml.federated.updates import FAULTS, BadUpdate, Update, check_update, fault_of
 
 __all__ = [
     "AGGREGATORS",
+    "FAULTS",
     "STEPS",
     "Assembly",
+    "BadUpdate",
     "Believe",
+    "Candidate",
+    "Cohort",
+    "CohortOptions",
     "Federation",
     "Memory",
     "Outcome",
+    "Patience",
     "Plan",
     "Round",
     "RoundResult",
@@ -27,6 +34,9 @@ __all__ = [
     "aggregate",
     "apply_delta",
     "check_update",
+    "choose",
+    "deadline_after",
+    "fault_of",
     "least_updates",
     "take",
 ]

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 
+from edgeml.federated.updates import BadUpdate
 from edgeml_runtime.wire import BadDigest, MalformedMessage, tensors
 from edgeml_runtime.wire.blocks import BLOCK_BYTES, Block, count, digest_of
 from edgeml_runtime.wire.messages import UpdateHeader
@@ -24,19 +25,23 @@ class Assembly:
     def open(self, header: UpdateHeader) -> None:
         """Take the header; blocks of anything else are dropped.
 
-        Raises MalformedMessage when it is of another round or device, promises nothing or too much.
+        Raises BadUpdate when it is of another round or device, promises nothing or too much.
         """
         if (header.round, header.device) != (self.round, self.device):
-            raise MalformedMessage(
-                f"an update of round {header.round} by {header.device}; expected {self.round} by {self.device}"
+            raise BadUpdate(
+                "replayed" if header.device == self.device else "stranger",
+                f"an update of round {header.round} by {header.device}; expected {self.round} by {self.device}",
             )
         if header.refused or not 0 < header.size <= self.max_update_bytes:
-            raise MalformedMessage(
+            raise BadUpdate(
+                "oversized",
                 f"{self.device} announces {header.size:,} bytes {header.refused!r}; "
-                f"round {self.round} takes 1 to {self.max_update_bytes:,}"
+                f"round {self.round} takes 1 to {self.max_update_bytes:,}",
             )
         if not _DIGEST.fullmatch(header.digest):
-            raise MalformedMessage(f"{self.device} announces the digest {header.digest[:80]!r}; expected 64 hex digits")
+            raise BadUpdate(
+                "digest", f"{self.device} announces the digest {header.digest[:80]!r}; expected 64 hex digits"
+            )
         self.header = header
         prefix = _prefix(header)
         kept = {key: data for key, data in self._blocks.items() if key[0] == prefix}
@@ -51,14 +56,15 @@ class Assembly:
         if key in self._blocks or (self.header is not None and block.prefix != _prefix(self.header)):
             return False
         if self.header is not None and len(block.data) != self._expected(block.index):
-            raise MalformedMessage(
+            raise BadUpdate(
+                "oversized",
                 f"block {block.index} of {self.device} has {len(block.data):,} bytes; "
-                f"expected {self._expected(block.index):,} of an upload of {self.header.size:,}"
+                f"expected {self._expected(block.index):,} of an upload of {self.header.size:,}",
             )
         held = sum(map(len, self._blocks.values())) + len(block.data)
         if held > self.max_update_bytes or len(self._blocks) > count(self.max_update_bytes):
-            raise MalformedMessage(
-                f"{self.device} sent {held:,} bytes; round {self.round} takes {self.max_update_bytes:,}"
+            raise BadUpdate(
+                "oversized", f"{self.device} sent {held:,} bytes; round {self.round} takes {self.max_update_bytes:,}"
             )
         self._blocks[key] = block.data
         return True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from edgeml.artifacts import Task
 from edgeml.errors import UserError
 from edgeml.federated.aggregate import Believe, aggregate, apply_delta, least_updates
+from edgeml.federated.cohort import Candidate, CohortOptions, Patience, choose, deadline_after
 from edgeml.federated.round import Round, State
 from edgeml.federated.server_step import Memory, ServerStep, take
 from edgeml.federated.updates import Update
@@ -24,6 +25,7 @@ from edgeml_runtime.wire.blocks import digest_of
 from edgeml_runtime.wire.messages import TaskOffer
 from edgeml_runtime.wire.topics import DEVICE_ID
 
+REMEMBERED_DURATIONS = 200  # answers that the adaptive deadline looks back on
 UPDATE_SLACK_BYTES = 16 << 10  # names, shapes and losses of an update, beyond the parameters themselves
 
 
@@ -43,6 +45,8 @@ class Plan:
     believe: Believe = field(default_factory=Believe)
     server: ServerStep = field(default_factory=ServerStep)
     max_abandoned: int = 3  # rounds without a quorum in a row before the federation gives up
+    cohort: CohortOptions = field(default_factory=CohortOptions)
+    patience: Patience = field(default_factory=Patience)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +62,7 @@ class RoundResult:
     seconds: float
     metric: float | None = None
     bytes_down: int = 0
+    why: str = ""  # it ended
 
 
 class Federation:
@@ -76,6 +81,9 @@ class Federation:
         self.history: list[RoundResult] = []
         self.round: Round | None = None
         self.memory = Memory()
+        self.last_round: dict[str, int] = {}  # device -> number of the last round whose aggregate it is part of
+        self.durations: list[float] = []  # seconds from an offer to an update, the newest last
+        self.passed_over: Mapping[str, str] = {}  # devices that the last draw left out, and why
 
     @property
     def closed(self) -> int:
@@ -92,22 +100,32 @@ class Federation:
     def finished(self) -> bool:
         return self.round is None and (self.closed >= self.plan.rounds or self.given_up)
 
-    def begin(self, samples: Mapping[str, int], now: float) -> Round | None:
-        """Open the next round over the devices that have rows enough, by `samples`; None when it cannot start.
+    def begin(self, fleet: Mapping[str, int] | Sequence[Candidate], now: float) -> Round | None:
+        """Open the next round over devices of `fleet`, candidates or labelled rows by device.
 
-        That is: the federation is finished, a round is open, or fewer than `min_devices` have `min_rows`.
+        None when the federation is finished, a round is open, or too few devices may take part; `passed_over`
+        then says why.
         """
-        cohort = frozenset(device for device, rows in samples.items() if rows >= self.plan.min_rows)
-        if self.finished or self.round is not None or len(cohort) < self.plan.min_devices:
+        if self.finished or self.round is not None:
             return None
+        plan, number = self.plan, len(self.history) + 1
+        known = [Candidate(device=d, rows=n) for d, n in fleet.items()] if isinstance(fleet, Mapping) else fleet
+        candidates = [dataclasses.replace(one, last_round=self.last_round.get(one.device, 0)) for one in known]
+        quorum, draw = plan.min_devices, (plan.seed, number)
+        chosen = choose(candidates, plan.cohort, min_rows=plan.min_rows, quorum=quorum, draw=draw)
+        self.passed_over = chosen.passed_over
+        if not chosen.asked:
+            return None
+        deadline_s = deadline_after(self.durations, plan.patience, longest_s=plan.deadline_s)
         self.round = Round(
-            f"{self.run}-{len(self.history) + 1}",
-            cohort,
-            quorum=self.plan.min_devices,
+            f"{self.run}-{number}",
+            chosen.asked,
+            quorum=quorum,
             opened=now,
-            deadline=now + self.plan.deadline_s,
+            deadline=now + deadline_s,
             parameters=self.parameters,
-            min_rows=self.plan.min_rows,
+            min_rows=plan.min_rows,
+            target=chosen.target,
         )
         return self.round
 
@@ -129,7 +147,7 @@ class Federation:
             scalars={name: given[name] for name in task.scalars},
             min_rows=self.plan.min_rows,
             max_update_bytes=len(blob) + UPDATE_SLACK_BYTES,
-            deadline_s=self.plan.deadline_s,
+            deadline_s=self.round.deadline - self.round.opened,
         )
         return offer, blob
 
@@ -154,8 +172,12 @@ class Federation:
             loss=_mean("loss.after", metrics, weights),
             bytes_up=sum(update.size for update in outcome.updates),
             seconds=outcome.seconds,
+            why=outcome.why,
         )
         self.history.append(result)
+        self.durations = [*self.durations, *outcome.took.values()][-REMEMBERED_DURATIONS:]
+        if outcome.state is State.CLOSED:
+            self.last_round |= dict.fromkeys(result.participants, len(self.history))
         self.round = None
         return result
 

@@ -1,6 +1,6 @@
 """One federated round as a pure state machine: who answered, and when it is over.
 
-    OPEN -> CLOSED      every device answered, or the deadline passed, with a quorum of updates
+    OPEN -> CLOSED      every device answered, the target is reached, or the deadline passed, with a quorum of updates
     OPEN -> ABANDONED   the deadline passed below the quorum, or the quorum became impossible
 
 Time is an argument. What arrives when it should not (twice, late, from a stranger, broken) changes
@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from edgeml.errors import QuorumNotReached, UserError
-from edgeml.federated.updates import Update, check_update
-from edgeml_runtime.wire import MalformedMessage
+from edgeml.federated.updates import BadUpdate, Update, check_update, fault_of
+from edgeml_runtime.wire import WireError
 
 MAX_STRANGERS = 1000  # distinct ids counted by name; the rest share one entry, so that a flood stays small
 OTHERS = "*"
+Check = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]  # what an update brings -> what is kept of it
 
 
 class State(enum.Enum):
@@ -33,6 +35,7 @@ class State(enum.Enum):
 
 TRANSITIONS = {
     (State.OPEN, "all answered"): State.CLOSED,
+    (State.OPEN, "target reached"): State.CLOSED,
     (State.OPEN, "deadline, quorum reached"): State.CLOSED,
     (State.OPEN, "deadline, quorum missed"): State.ABANDONED,
     (State.OPEN, "quorum impossible"): State.ABANDONED,
@@ -52,6 +55,7 @@ class Outcome:
     silent: tuple[str, ...]  # devices of the cohort that sent neither update nor refusal
     rejected: Mapping[str, Mapping[str, int]]
     seconds: float
+    took: Mapping[str, float] = field(default_factory=dict)  # seconds from the offer to each device's update
 
     @property
     def error(self) -> QuorumNotReached | None:
@@ -74,19 +78,27 @@ class Round:
         deadline: float,
         parameters: Mapping[str, np.ndarray],
         min_rows: int = 1,
+        target: int | None = None,
+        check: Check | None = None,
     ) -> None:
+        """Open it: it closes at `target` updates (default: when all answered); `check` raises WireError.
+
+        By default an update must be a change of `parameters`.
+        """
         if not 1 <= quorum <= len(cohort):
             raise UserError(f"round {id}: a quorum of {quorum} in a cohort of {len(cohort)}; choose 1 to {len(cohort)}")
         if deadline <= opened:
             raise UserError(f"round {id}: the deadline is {opened - deadline:g} s before it opens; give it time")
         self.id, self.cohort, self.quorum = id, cohort, quorum
         self.opened, self.deadline, self.min_rows = opened, deadline, min_rows
+        self.target = len(cohort) if target is None else max(quorum, min(target, len(cohort)))
         self.state, self.why = State.OPEN, ""
         self.updates: dict[str, Update] = {}
         self.refused: dict[str, str] = {}
         self.lost_devices: set[str] = set()
         self.rejected: dict[str, Counter[str]] = {}
-        self._parameters = parameters
+        self.took: dict[str, float] = {}
+        self._check = check or functools.partial(check_update, parameters=parameters)
         self._ended = 0.0
 
     def receive(self, device: str, update: Update, now: float) -> str:
@@ -95,22 +107,27 @@ class Round:
             return self._reject(device, reason)
         try:
             if update.rows < self.min_rows or update.device != device:
-                raise MalformedMessage(f"{update.rows} rows of {update.device}; need {self.min_rows} of {device}")
-            delta = check_update(update.delta, self._parameters)
-        except MalformedMessage as error:
-            return self.invalid(device, str(error), now)
+                raise BadUpdate("rows", f"{update.rows} rows of {update.device}; need {self.min_rows} of {device}")
+            delta = self._check(update.delta)
+        except WireError as error:
+            return self.invalid(device, error, now)
         self.updates[device] = dataclasses.replace(update, delta=delta)
+        self.took[device] = now - self.opened
         self.refused.pop(device, None)
         self._settle(now)
         return ""
 
-    def invalid(self, device: str, detail: str, now: float) -> str:
-        """Note that `device` sent something that is no update of this round; return the reason."""
+    def invalid(self, device: str, error: WireError, now: float) -> str:
+        """Note that `device` sent something that is no update of this round; return the fault it is counted as."""
         reason = self._unwelcome(device, now)
         if not reason:
-            self.refused[device] = detail
+            self.refused[device] = str(error)
             self._settle(now)
-        return self._reject(device, reason or "invalid")
+        return self._reject(device, reason or fault_of(error))
+
+    def count(self, device: str, fault: str) -> None:
+        """Count something that never came as far as an update of this round."""
+        self._reject(device, fault)
 
     def refuse(self, device: str, reason: str, now: float) -> str:
         """Note that `device` takes no part, which it may still change; return "" or why that was not noted."""
@@ -154,6 +171,7 @@ class Round:
             silent=tuple(sorted(self.cohort - self.updates.keys() - self.refused.keys())),
             rejected={device: dict(counts) for device, counts in self.rejected.items()},
             seconds=self._ended - self.opened,
+            took=dict(self.took),
         )
 
     def _unwelcome(self, device: str, now: float) -> str:
@@ -171,7 +189,9 @@ class Round:
 
     def _settle(self, now: float) -> None:
         answered = self.updates.keys() | self.refused.keys()
-        if self.cohort <= answered | self.lost_devices and len(self.updates) >= self.quorum:
+        if len(self.updates) >= self.target and self.target < len(self.cohort):
+            self._step("target reached", now)
+        elif self.cohort <= answered | self.lost_devices and len(self.updates) >= self.quorum:
             self._step("all answered", now)
         elif len(self.cohort) - len(self.refused) < self.quorum:
             self._step("quorum impossible", now)

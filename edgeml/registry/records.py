@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from edgeml.federated.cohort import CohortOptions, Patience
 from edgeml.telemetry import Telemetry
 from edgeml_runtime.wire.messages import BenchBlob, BenchJob, Reported
 
@@ -90,6 +91,9 @@ class FederationOptions:
     min_rows: int = 20
     deadline_s: float = 60.0
     seed: int = 0
+    max_abandoned: int = 3  # rounds without a quorum in a row that end the federation
+    cohort: CohortOptions = field(default_factory=CohortOptions)
+    patience: Patience = field(default_factory=Patience)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +109,11 @@ class RoundRecord:
     bytes_up: int
     bytes_down: int
     seconds: float  # from the offer to the aggregate
+    state: str = "closed"  # or abandoned: then metric and loss are of the model as it was
+    why: str = ""  # it ended
+    asked: int = 0  # devices
+    silent: tuple[str, ...] = ()  # devices that sent neither update nor refusal
+    rejected: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # device -> fault -> how often
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ class OpenRound:
         try:
             self._take(device, payload, now)
         except WireError as error:
-            self.machine.invalid(device, str(error), now)
+            self.machine.invalid(device, error, now)
             raise
 
     def served(self, digest: str, count: int) -> None:
@@ -45,7 +45,7 @@ class OpenRound:
     def _take(self, device: str, payload: bytes, now: float) -> None:
         assembly = self._assemblies.get(device)
         if assembly is None:
-            self.machine.invalid(device, "not of the cohort", now)
+            self.machine.count(device, "stranger")
             return
         if blocks.is_block(payload):
             assembly.add(blocks.decode(payload))

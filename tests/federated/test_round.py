@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from edgeml.errors import QuorumNotReached, UserError
-from edgeml.federated import Round, State, Update, aggregate
+from edgeml.federated import FAULTS, Round, State, Update, aggregate
 from edgeml.federated.round import MAX_STRANGERS, OTHERS, TRANSITIONS
 
 PARAMETERS = {"w": np.zeros((2, 3), np.float32), "b": np.zeros(3, np.float32)}
@@ -117,7 +117,7 @@ def test_duplicates_strangers_late_and_invalid_updates_are_counted_with_their_re
     assert r.receive("a", an_update("a"), 1) == ""
     assert r.receive("a", an_update("a", value=5), 2) == "duplicate"
     assert r.receive("z", an_update("z"), 3) == "stranger"
-    assert r.receive("b", broken, 4) == "invalid"
+    assert r.receive("b", broken, 4) == "nan"
     assert "6 of 6 values of the update are not finite" in r.refused["b"]
     r.tick(60)
     assert r.receive("c", an_update("c"), 61) == "late"
@@ -126,25 +126,25 @@ def test_duplicates_strangers_late_and_invalid_updates_are_counted_with_their_re
     assert {name: dict(counts) for name, counts in r.outcome.rejected.items()} == {
         "a": {"duplicate": 1},
         "z": {"stranger": 1},
-        "b": {"invalid": 1},
+        "b": {"nan": 1},
         "c": {"late": 2},
     }
 
 
 @pytest.mark.parametrize(
-    ("update", "detail"),
+    ("update", "fault", "detail"),
     [
-        (an_update(rows=0), "0 rows of a; need 1 of a"),
-        (an_update("b"), "10 rows of b; need 1 of a"),
-        (an_update(delta={"w": np.zeros((2, 3), np.float32)}), "'b' is missing"),
-        (an_update(delta={**PARAMETERS, "extra": np.zeros(1, np.float32)}), "'extra' is unknown"),
-        (an_update(delta={**PARAMETERS, "b": np.zeros(4, np.float32)}), r"'b': the update has float32 \(4,\)"),
-        (an_update(delta={**PARAMETERS, "b": np.zeros(3)}), "float64"),
+        (an_update(rows=0), "rows", "0 rows of a; need 1 of a"),
+        (an_update("b"), "rows", "10 rows of b; need 1 of a"),
+        (an_update(delta={"w": np.zeros((2, 3), np.float32)}), "names", "'b' is missing"),
+        (an_update(delta={**PARAMETERS, "extra": np.zeros(1, np.float32)}), "names", "'extra' is unknown"),
+        (an_update(delta={**PARAMETERS, "b": np.zeros(4, np.float32)}), "shape", r"'b': the update has float32 \(4,\)"),
+        (an_update(delta={**PARAMETERS, "b": np.zeros(3)}), "shape", "float64"),
     ],
 )
-def test_an_update_that_does_not_fit_is_refused_with_the_numbers(update: Update, detail: str) -> None:
+def test_an_update_that_does_not_fit_is_refused_with_the_numbers(update: Update, fault: str, detail: str) -> None:
     r = a_round()
-    assert r.receive("a", update, 1) == "invalid"
+    assert r.receive("a", update, 1) == fault and fault in FAULTS
     with pytest.raises(AssertionError, match=detail):
         raise AssertionError(r.refused["a"])
     assert not r.updates
