@@ -9,7 +9,7 @@ from edgeml.federated.cohort import Candidate, Cohort, CohortOptions, Patience, 
 from edgeml.federated.federation import Federation, Plan, RoundResult
 from edgeml.federated.round import Outcome, Round, State
 from edgeml.federated.server_step import STEPS, Memory, ServerStep, take
-from edgeml.federated.updates import FAULTS, BadUpdate, Update, check_update, fault_of
+from edgeml.federated.updates import FAULTS, BadUpdate, Update, check_outputs, check_update, fault_of
 
 __all__ = [
     "AGGREGATORS",
@@ -33,6 +33,7 @@ __all__ = [
     "Update",
     "aggregate",
     "apply_delta",
+    "check_outputs",
     "check_update",
     "choose",
     "deadline_after",

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgeml_runtime.wire import BadDigest, MalformedMessage
+from edgeml_runtime.wire.tasks import DELTA, KEEP
+from edgeml_runtime.wire.tasks import TRAINING_METRICS as METRICS
 
-DELTA = "delta."  # what a training task calls the change of a parameter
 # What a round counts per device: the first four are of an update that came when or whence it must not.
 FAULTS = (
     "duplicate",
@@ -26,7 +27,6 @@ FAULTS = (
     "unsigned",
     "unreadable",
 )
-METRICS = frozenset({"loss.before", "loss.after", "loss.curve", "rows"})  # its other outputs, ignored in an upload
 
 
 class BadUpdate(MalformedMessage):
@@ -66,15 +66,29 @@ def check_update(arrays: Mapping[str, np.ndarray], parameters: Mapping[str, np.n
         kind = "missing from" if wrong[0] in parameters else "unknown in"
         raise BadUpdate("names", f"parameter {wrong[0]!r} is {kind} the update; expected {len(parameters)} parameters")
     for name, expected in parameters.items():
-        array = deltas[name]
-        if array.dtype != np.float32 or array.shape != expected.shape:
-            raise BadUpdate(
-                "shape",
-                f"parameter {name!r}: the update has {array.dtype} {array.shape}, the model float32 {expected.shape}",
-            )
-        if broken := int(np.count_nonzero(~np.isfinite(array))):
-            raise BadUpdate(
-                "nan" if np.isnan(array).any() else "infinite",
-                f"parameter {name!r}: {broken} of {array.size} values of the update are not finite",
-            )
+        _check(f"parameter {name!r}", deltas[name], dtype="float32", shape=expected.shape)
     return deltas
+
+
+def check_outputs(
+    arrays: Mapping[str, np.ndarray], declared: Mapping[str, tuple[str, tuple[int, ...]]]
+) -> dict[str, np.ndarray]:
+    """Return what `arrays` brings of the outputs that a task has `declared`, by name; those kept on devices excepted.
+
+    Raises BadUpdate when a name, shape or type is wrong or a value is not finite.
+    """
+    expected = {name: told for name, told in declared.items() if not name.startswith(KEEP)}
+    if wrong := sorted(arrays.keys() ^ expected.keys()):
+        kind = "missing from" if wrong[0] in expected else "unknown in"
+        raise BadUpdate("names", f"output {wrong[0]!r} is {kind} the answer; the task has {len(expected)} outputs")
+    for name, (dtype, shape) in expected.items():
+        _check(f"output {name!r}", arrays[name], dtype=dtype, shape=tuple(shape))
+    return {name: arrays[name] for name in expected}
+
+
+def _check(what: str, array: np.ndarray, *, dtype: str, shape: tuple[int, ...]) -> None:
+    if array.dtype.name != dtype or array.shape != shape:
+        raise BadUpdate("shape", f"{what}: the update has {array.dtype} {array.shape}, the task {dtype} {shape}")
+    if broken := int(np.count_nonzero(~np.isfinite(array))):
+        fault = "nan" if np.isnan(array).any() else "infinite"
+        raise BadUpdate(fault, f"{what}: {broken} of {array.size} values of the update are not finite")

@@ -257,11 +257,11 @@ class Agent:
             installer.free_blobs(self.installer.blobs, self.installer.keep() | self.trainer.keep())
             give_back()
         self._was_busy = self._busy
-        if self._samples_changed.is_set():
-            self._samples_changed.clear()
-            self.reports.labelled()
-            self.reports.state(self.installer.machine.status)
         self.reports.telemetry(now)
+        if self._samples_changed.is_set() or self.reports.grown:
+            self._samples_changed.clear()
+            self.reports.count_rows()
+            self.reports.state(self.installer.machine.status)
         if self._return_at and now >= self._return_at:
             self._return_at = 0.0
             self._open()

@@ -21,6 +21,7 @@ from edgeml_runtime.download import free_bytes, sync_folder
 from edgeml_runtime.errors import AgentRefused, MalformedMessage, StorageFull
 from edgeml_runtime.wire import topics
 from edgeml_runtime.wire.plain import from_plain, to_plain
+from edgeml_runtime.wire.tasks import KINDS
 
 CONFIG, HTTP, JOB, LOCK, BENCH_JOB = "agent.json", "http.json", "job.json", "lock", "bench.json"
 BLOBS, SLOTS, SAMPLES, BENCH = "blobs", "slots", "samples.db", "bench"
@@ -50,9 +51,10 @@ class BenchLimits:
 class Policy:
     """What the device's owner lets a server ask of its data and of its time; the server cannot change it."""
 
-    accept: tuple[str, ...] = ("training", "bench")  # kinds of task
-    min_rows: int = 10  # fewer labelled rows say too much about each of them
+    accept: tuple[str, ...] = (*KINDS, "bench")  # kinds of task
+    min_rows: int = 10  # fewer rows say too much about each of them
     max_update_bytes: int = 16 << 20
+    max_kept_bytes: int = 64 << 20  # of all federations together, between their rounds
     bench: BenchLimits = field(default_factory=BenchLimits)
 
 

@@ -1,30 +1,21 @@
-"""The device's side of a federated round as a pure state machine, and the owner's policy.
+"""The device's side of a federated round as a pure state machine: the owner's policy has the first word.
 
     IDLE > FETCHING > TRAINING > DONE | REFUSED
 
-A task graph could copy raw rows out (`Identity` is a valid graph), so nothing runs before `check_graph`
-has seen that no output's shape depends on the number of rows, and that all of them together fit.
+TRAINING is the running of any kind of task; what a graph may do there is `task.check_graph`'s.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-import numpy as np
-
 from edgeml_runtime.config import Policy
-from edgeml_runtime.errors import ShapeMismatch, TaskRefused
-from edgeml_runtime.wire.manifest import TensorSpec
 from edgeml_runtime.wire.messages import TaskOffer
+from edgeml_runtime.wire.tasks import LABELLED
 
-DELTA, TARGET = "delta.", "target"
-LOSS_BEFORE, LOSS_AFTER = "loss.before", "loss.after"
-MAX_METRIC_VALUES = 1024  # in all outputs that are not the update: a few losses, no channel for rows
 MAX_REASON = 300  # characters
-ITEM_BYTES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2}
 
 
 class Phase(StrEnum):
@@ -86,6 +77,7 @@ class Facts:
     device: str
     rows: int  # labelled
     model: str  # that is running, "" when none is
+    stored: int = 0  # rows of the newest layout, labelled or not
 
 
 class LocalRound:
@@ -123,8 +115,10 @@ class LocalRound:
             return f"the owner's policy accepts {', '.join(policy.accept) or 'no tasks'}, not {offer.kind}"
         if offer.model != facts.model:
             return f"the task is for {offer.model}, and {facts.model or 'no model'} runs here"
-        if facts.rows < rows:
+        if offer.kind in LABELLED and facts.rows < rows:
             return f"{facts.rows} labelled rows, and {rows} are needed: label more"
+        if max(facts.rows, facts.stored) < rows:
+            return f"{facts.stored} rows, and {rows} are needed: keep more of what is predicted"
         if offer.max_update_bytes > policy.max_update_bytes:
             limit = policy.max_update_bytes
             return f"updates of {offer.max_update_bytes:,} bytes, and the owner's policy allows {limit:,}"
@@ -159,77 +153,3 @@ class LocalRound:
         if self.phase is Phase.DONE:
             return [Upload(self.offer)]
         return [Refuse(self.offer, self.reason)] if self.phase is Phase.REFUSED else []
-
-
-def check_graph(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], *, max_update_bytes: int) -> None:
-    """Raise TaskRefused when this task's outputs could carry rows away, or are no update."""
-    for spec in outputs:
-        if spec.dtype not in ITEM_BYTES or any(axis < 0 for axis in spec.shape):
-            shape = ", ".join("any" if axis < 0 else str(axis) for axis in spec.shape)
-            raise TaskRefused(
-                f"output {spec.name!r} of shape ({shape}) could carry rows away: all must be fixed numbers"
-            )
-    update = [spec for spec in outputs if spec.name.startswith(DELTA)]
-    metrics = sum(math.prod(spec.shape) for spec in outputs if not spec.name.startswith(DELTA))
-    size = sum(math.prod(spec.shape) * ITEM_BYTES[spec.dtype] for spec in update)
-    if not update or TARGET not in {spec.name for spec in inputs}:
-        raise TaskRefused("the task has no target or no update: it is no training task")
-    if size > max_update_bytes or metrics > MAX_METRIC_VALUES:
-        raise TaskRefused(
-            f"outputs of {size:,} bytes and {metrics} values beside them; "
-            f"{max_update_bytes:,} and {MAX_METRIC_VALUES} are allowed"
-        )
-    parameters = {spec.name: spec.shape for spec in inputs}
-    for spec in update:
-        if parameters.get(spec.name.removeprefix(DELTA)) != spec.shape:
-            raise TaskRefused(f"output {spec.name!r} of shape {spec.shape} is the change of no parameter")
-
-
-def feeds(
-    inputs: Sequence[TensorSpec],
-    rows: tuple[Mapping[str, np.ndarray], np.ndarray],
-    *,
-    scalars: Mapping[str, float],
-    parameters: Mapping[str, np.ndarray],
-) -> dict[str, np.ndarray]:
-    """Return the task's inputs made of local `rows` (inputs, target), the offer's scalars and the parameters.
-
-    Raises ShapeMismatch when one of them is missing.
-    """
-    local, target = rows
-    found: dict[str, np.ndarray] = {}
-    for spec in inputs:
-        if spec.name == TARGET:
-            found[TARGET] = _target(spec, target)
-        elif spec.name in parameters:
-            found[spec.name] = parameters[spec.name]
-        elif spec.name in local:
-            found[spec.name] = local[spec.name]
-        elif spec.name in scalars and not spec.shape:
-            found[spec.name] = np.asarray(scalars[spec.name], dtype=spec.dtype)
-        else:
-            known = ", ".join(sorted({*local, *scalars})) or "nothing"
-            raise ShapeMismatch(f"the task takes {spec.name!r}, and the local rows and the offer have {known}")
-    return found
-
-
-def update_of(answers: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Return the update by parameter and the losses; raise TaskRefused when a number is not finite."""
-    update = {name.removeprefix(DELTA): array for name, array in answers.items() if name.startswith(DELTA)}
-    losses = {
-        name: float(answers[name]) for name in (LOSS_BEFORE, LOSS_AFTER) if name in answers and not answers[name].shape
-    }
-    broken = sum(int(np.count_nonzero(~np.isfinite(array))) for array in update.values())
-    if broken or not all(math.isfinite(loss) for loss in losses.values()):
-        raise TaskRefused(
-            f"training diverged here: {broken} numbers of the update are NaN or infinite; lower the learning rate"
-        )
-    return update, losses
-
-
-def _target(spec: TensorSpec, target: np.ndarray) -> np.ndarray:
-    """Return the targets as the task wants them: class indices, or numbers in one column."""
-    if spec.dtype.startswith("int") and target.dtype.kind == "f":
-        raise ShapeMismatch("the task takes class indices, and some local targets are other numbers")
-    shaped = target.reshape(-1, 1) if len(spec.shape) == 2 else target
-    return shaped.astype(spec.dtype)

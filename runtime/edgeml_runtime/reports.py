@@ -18,6 +18,7 @@ from edgeml_runtime.wire.messages import TERMINAL, JobStatus, Online, Reported, 
 
 Send = Callable[..., object]  # (topic, payload, *, qos, retain)
 LOG_EVERY = 100  # messages that were not accepted
+GROWN = 1.5  # times the rows last reported: time to tell that there are more
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +31,9 @@ class Reports:
     ) -> None:
         self._config, self._state, self._send = config, state, send
         self._counters, self._serving, self._samples = counters, serving, samples
-        self._hardware, self._labelled = measure.hardware(), samples.labelled()
+        self._hardware, self._labelled, self._rows = measure.hardware(), samples.labelled(), samples.usable()
         self._seq, self._telemetry_due = 0, 0.0
+        self.grown = False  # whether predictions have left many more rows here than were reported
         self.malformed, self.last_malformed = 0, ""
 
     def online(self) -> None:
@@ -50,6 +52,7 @@ class Reports:
             hardware=self._hardware,
             free_bytes=shutil.disk_usage(self._state).free,
             samples=self._labelled,
+            rows=self._rows,
             running=self._serving.running,
             job=job,
         )
@@ -57,13 +60,15 @@ class Reports:
         if job is not None and job.state in TERMINAL:
             self._telemetry_due = 0.0
 
-    def labelled(self) -> None:
-        """Count the labelled rows anew, for the next state."""
-        self._labelled = self._samples.labelled()
+    def count_rows(self) -> None:
+        """Count the rows anew, for the next state."""
+        self._labelled, self._rows = self._samples.labelled(), self._samples.usable()
 
     def telemetry(self, now: float) -> None:
         """Publish the metrics if it is time."""
+        self.grown = False
         if now >= self._telemetry_due:
+            self.grown = self._samples.usable() > GROWN * self._rows
             self._telemetry_due = now + self._config.telemetry_s
             self._send(topics.telemetry(self._config.device, "metrics"), encode(self._counters.snapshot(now)))
 

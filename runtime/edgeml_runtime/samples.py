@@ -28,6 +28,7 @@ CREATE TABLE IF NOT EXISTS samples (
     numbers BLOB NOT NULL, words TEXT NOT NULL, target
 );
 CREATE INDEX IF NOT EXISTS labelled ON samples (layout, id) WHERE target IS NOT NULL;
+CREATE INDEX IF NOT EXISTS layouts ON samples (layout, id);
 """
 
 
@@ -95,6 +96,17 @@ class Samples:
         integers = all(isinstance(target, int) for target in targets)
         return _decode(layout, found), np.array(targets, dtype=np.int64 if integers else np.float32)
 
+    def inputs(self, limit: int | None = None) -> dict[str, np.ndarray]:
+        """Return the inputs of all rows of the newest layout, labelled or not, oldest first; see `rows`."""
+        with self._lock, self._refusals():
+            layout = self._newest_layout()
+            query = (
+                "SELECT numbers, words, target FROM (SELECT * FROM samples WHERE layout = ? ORDER BY id DESC LIMIT ?) "
+                "ORDER BY id"
+            )
+            found = self._db.execute(query, (layout, -1 if limit is None else limit)).fetchall() if layout else []
+        return _decode(layout, found)
+
     def count(self) -> int:
         """Return how many rows are stored, labelled or not."""
         with self._lock, self._refusals():
@@ -103,6 +115,12 @@ class Samples:
     def labelled(self) -> int:
         """Return how many rows `rows` would return."""
         query = "SELECT count(*) FROM samples WHERE target IS NOT NULL AND layout = ?"
+        with self._lock, self._refusals():
+            return int(self._db.execute(query, (self._newest_layout(),)).fetchone()[0])
+
+    def usable(self) -> int:
+        """Return how many rows `inputs` would return."""
+        query = "SELECT count(*) FROM samples WHERE layout = ?"
         with self._lock, self._refusals():
             return int(self._db.execute(query, (self._newest_layout(),)).fetchone()[0])
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeml_runtime import learner
+from edgeml_runtime import task
 from edgeml_runtime.config import BLOBS, Config
 from edgeml_runtime.errors import DeviceError, MalformedMessage, TaskRefused
 from edgeml_runtime.learner import Effect, Facts, Fetch, LocalRound, Phase, Refuse, Train, Upload
@@ -20,6 +20,7 @@ from edgeml_runtime.pull import Pull, Want
 from edgeml_runtime.samples import Samples
 from edgeml_runtime.serving import Serving
 from edgeml_runtime.session import Session
+from edgeml_runtime.task import Limits, Rows
 from edgeml_runtime.wire import blocks, signed, tensors, topics
 from edgeml_runtime.wire.messages import TaskOffer, UpdateHeader, encode, from_document
 from edgeml_runtime.worker import Outcome, Worker
@@ -65,7 +66,8 @@ class Trainer:
         if offer.round != round_id:
             raise MalformedMessage(f"an offer of round {offer.round} arrived on the topic of {round_id}")
         running = self._serving.running
-        facts = Facts(self._config.device, self._samples.labelled(), running.model if running else "")
+        model = running.model if running else ""
+        facts = Facts(self._config.device, self._samples.labelled(), model, stored=self._samples.usable())
         self.do(self.machine.offered(offer, facts, now))
 
     def ended(self, outcome: Outcome, now: float) -> None:
@@ -129,22 +131,28 @@ class Trainer:
         self.pull = Pull(self._blobs, wanted)
 
     def _train(self, offer: TaskOffer) -> Trained:
-        """Run the task once over all labelled rows. In the worker's thread."""
-        start = time.perf_counter()
+        """Run the task once over all the rows it may see. In the worker's thread."""
+        start, policy = time.perf_counter(), self._config.policy
         session = Session(self._blobs / offer.graph)
-        limit = min(offer.max_update_bytes, self._config.policy.max_update_bytes)
-        learner.check_graph(session.inputs, session.outputs, max_update_bytes=limit)
-        rows = self._samples.rows()
-        count = len(rows[1])
-        if count < (needed := max(offer.min_rows, self._config.policy.min_rows)):
-            raise TaskRefused(f"{count} labelled rows, and {needed} are needed: label more")
+        limits = Limits(min(offer.max_update_bytes, policy.max_update_bytes), policy.max_kept_bytes)
+        task.check_graph(session.inputs, session.outputs, kind=offer.kind, limits=limits)
+        rows = self._rows(labelled=task.takes_labels(session.inputs), needed=max(offer.min_rows, policy.min_rows))
         parameters = tensors.unpack((self._blobs / offer.parameters).read_bytes())
-        given = learner.feeds(session.inputs, rows, scalars=offer.scalars, parameters=parameters)
-        update, metrics = learner.update_of(session.run(given))
-        body = tensors.pack(update)
-        if len(body) > limit:
-            raise TaskRefused(f"an update of {len(body):,} bytes, and {limit:,} are allowed")
-        return Trained(body, count, {**metrics, "seconds": time.perf_counter() - start})
+        answer = task.run(session, rows, kind=offer.kind, scalars=offer.scalars, parameters=parameters)
+        body = tensors.pack(answer.update)
+        if len(body) > limits.update:
+            raise TaskRefused(f"an update of {len(body):,} bytes, and {limits.update:,} are allowed")
+        return Trained(body, answer.rows, {**answer.metrics, "seconds": time.perf_counter() - start})
+
+    def _rows(self, *, labelled: bool, needed: int) -> Rows:
+        """Return the local rows a task may see; raise TaskRefused when they are fewer than `needed`."""
+        rows: Rows = self._samples.rows() if labelled else (self._samples.inputs(), None)
+        inputs, target = rows
+        count = len(next(iter(inputs.values()), ())) if target is None else len(target)
+        if count < needed:
+            what = "labelled rows, and {} are needed: label more" if labelled else "rows, and {} are needed"
+            raise TaskRefused(f"{count} {what.format(needed)}")
+        return rows
 
     def _upload(self, offer: TaskOffer) -> None:
         trained = self._trained

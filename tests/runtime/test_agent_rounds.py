@@ -22,6 +22,7 @@ from tests.runtime.agent_kit import (
     until,
 )
 from tests.runtime.graphs import FLOAT, INT64, model
+from tests.runtime.test_task import second_moments
 
 pytestmark = [pytest.mark.broker, needs_mosquitto]
 ROWS = np.random.default_rng(5).normal(size=(3, 64)).astype(np.float32)
@@ -103,12 +104,33 @@ def test_a_round_trains_on_all_local_rows_and_sends_the_update_only(learner: Any
     header, update = server.upload("pi-1")
     assert (header.refused, header.rows, header.round) == ("", 40, "r1")
     p = np.full((40, 10), 0.1)
-    np.testing.assert_allclose(update["w"], 0.1 * x.T @ (np.eye(10)[y] - p), atol=1e-4)
-    assert list(update) == ["w"] and header.metrics["loss.before"] > 0 and header.metrics["seconds"] > 0
+    np.testing.assert_allclose(update["delta.w"], 0.1 * x.T @ (np.eye(10)[y] - p), atol=1e-4)
+    assert list(update) == ["delta.w"] and header.metrics["loss.before"] > 0 and header.metrics["seconds"] > 0
     offer(server, an_offer(server))
     again, same = server.upload("pi-1")
     assert again.digest == header.digest
-    np.testing.assert_array_equal(same["w"], update["w"])
+    np.testing.assert_array_equal(same["delta.w"], update["delta.w"])
+
+
+def test_an_evaluation_counts_over_labelled_rows(learner: Any, server: ServerSide) -> None:
+    _, x, y = learner
+    w = np.random.default_rng(2).normal(size=(64, 10)).astype(np.float32)
+    offer(server, an_offer(server, graph=confusion(), kind="evaluation", w=w, scalars={}))
+    header, counts = server.upload("pi-1")
+    assert (header.refused, header.rows, list(counts)) == ("", 40, ["confusion"])
+    expected = np.zeros((10, 10))
+    np.add.at(expected, (y, (x @ w).argmax(axis=1)), 1)
+    np.testing.assert_array_equal(counts["confusion"], expected)
+
+
+def test_a_statistic_that_takes_no_targets_is_of_all_rows(learner: Any, server: ServerSide) -> None:
+    agent, x, _ = learner
+    agent.call("/predict", {"rows": ROWS.tolist(), "keep": True})
+    offer(server, an_offer(server, graph=second_moments(64), kind="statistics", scalars={}))
+    header, sums = server.upload("pi-1")
+    assert (header.refused, header.rows) == ("", 43) and int(sums["rows"]) == 43
+    wide = np.concatenate([x, ROWS]).astype(np.float64)
+    np.testing.assert_allclose(sums["gram"], wide.T @ wide, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -152,6 +174,23 @@ def test_serving_goes_on_while_a_round_is_trained(learner: Any, server: ServerSi
         answered += 1
     assert answered > 1
     assert server.upload("pi-1")[0].refused == ""
+
+
+def confusion() -> bytes:
+    """Return the evaluation of a linear classifier: how often which class was taken for which, (10, 10)."""
+    nodes = [
+        helper.make_node("MatMul", ["numeric", "w"], ["z"]),
+        helper.make_node("ArgMax", ["z"], ["label"], axis=1, keepdims=0),
+        helper.make_node("OneHot", ["target", "depth", "values"], ["true"], axis=0),
+        helper.make_node("OneHot", ["label", "depth", "values"], ["taken"], axis=1),
+        helper.make_node("MatMul", ["true", "taken"], ["confusion"]),
+    ]
+    return model(
+        nodes,
+        [("numeric", FLOAT, ["rows", 64]), ("target", INT64, ["rows"]), ("w", FLOAT, [64, 10])],
+        outputs=[("confusion", FLOAT, [10, 10])],
+        weights={"depth": np.array([10], np.int64), "values": np.array([0, 1], np.float32)},
+    )
 
 
 def slow_task() -> bytes:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeml_runtime.config import Policy
-from edgeml_runtime.errors import ShapeMismatch, TaskRefused
 from edgeml_runtime.learner import (
     TRANSITIONS,
     Facts,
@@ -20,23 +18,11 @@ from edgeml_runtime.learner import (
     Refuse,
     Train,
     Upload,
-    check_graph,
-    feeds,
-    update_of,
 )
-from edgeml_runtime.wire.manifest import TensorSpec
 from edgeml_runtime.wire.messages import TaskOffer
+from edgeml_runtime.wire.tasks import KINDS, LABELLED
 
 FACTS = Facts("pi-1", rows=50, model="digits")
-INPUTS = (
-    TensorSpec(name="numeric", dtype="float32", shape=(-1, 4)),
-    TensorSpec(name="target", dtype="int64", shape=(-1,)),
-    TensorSpec(name="lr", dtype="float32", shape=()),
-    TensorSpec(name="seed", dtype="int64", shape=()),
-    TensorSpec(name="w", dtype="float32", shape=(4, 3)),
-)
-DELTA = TensorSpec(name="delta.w", dtype="float32", shape=(4, 3))
-LOSS = TensorSpec(name="loss.after", dtype="float32", shape=())
 
 
 def an_offer(**changes: Any) -> TaskOffer:
@@ -79,7 +65,10 @@ def test_a_device_outside_the_cohort_stays_silent() -> None:
         ({}, {}, {"accept": ()}, "accepts no tasks, not training"),
         ({}, {"model": ""}, {}, "no model runs here"),
         ({"model": "letters"}, {}, {}, "the task is for letters, and digits runs here"),
-        ({}, {"rows": 9}, {}, "9 labelled rows, and 10 are needed"),
+        ({}, {"rows": 9, "stored": 90}, {}, "9 labelled rows, and 10 are needed"),
+        ({"kind": "evaluation"}, {"rows": 9, "stored": 90}, {}, "9 labelled rows, and 10 are needed"),
+        ({"kind": "drift"}, {"rows": 0, "stored": 9}, {}, "9 rows, and 10 are needed"),
+        ({"kind": "statistics"}, {}, {"accept": ("training", "bench")}, "accepts training, bench, not statistics"),
         ({}, {}, {"min_rows": 51}, "50 labelled rows, and 51 are needed"),
         ({}, {}, {"max_update_bytes": 999}, "1,000 bytes, and the owner's policy allows 999"),
     ],
@@ -91,6 +80,12 @@ def test_what_policy_or_data_forbid_is_refused_with_the_numbers(
     (effect,) = machine.offered(an_offer(**offer), Facts(**{**vars(FACTS), **facts}), 0.0)
     assert isinstance(effect, Refuse) and why in effect.reason
     assert machine.phase is Phase.REFUSED
+
+
+@pytest.mark.parametrize("kind", sorted({*KINDS} - LABELLED))
+def test_a_task_that_may_need_no_labels_is_fetched_for_rows_without(kind: str) -> None:
+    (effect,) = LocalRound(Policy()).offered(an_offer(kind=kind), Facts("pi-1", 0, "digits", stored=10), 0.0)
+    assert isinstance(effect, Fetch)
 
 
 def test_an_offer_that_comes_twice_is_trained_once_and_answered_again() -> None:
@@ -152,70 +147,3 @@ def test_nothing_is_trained_that_was_not_fetched(events: list[str]) -> None:
         for effect in machine.outcome(event):
             assert not isinstance(effect, Train) or fetched
             fetched = isinstance(effect, Fetch)
-
-
-def test_a_training_task_passes_the_check() -> None:
-    check_graph(INPUTS, (DELTA, LOSS), max_update_bytes=48)
-
-
-@pytest.mark.parametrize(
-    ("outputs", "why"),
-    [
-        ((DELTA, TensorSpec(name="rows", dtype="float32", shape=(-1, 4))), "'rows' of shape"),
-        ((DELTA, TensorSpec(name="names", dtype="string", shape=(2,))), "could carry rows away"),
-        ((LOSS,), "no training task"),
-        ((DELTA, TensorSpec(name="extra", dtype="float32", shape=(5000,))), "5000 values"),
-        ((TensorSpec(name="delta.w", dtype="float32", shape=(4, 4)),), "outputs of 64 bytes"),
-        ((TensorSpec(name="delta.v", dtype="float32", shape=(4, 3)),), "the change of no parameter"),
-        ((TensorSpec(name="delta.w", dtype="float32", shape=(3, 4)),), "the change of no parameter"),
-    ],
-)
-def test_a_task_that_could_carry_rows_away_is_refused(outputs: tuple[TensorSpec, ...], why: str) -> None:
-    with pytest.raises(TaskRefused, match=why):
-        check_graph(INPUTS, outputs, max_update_bytes=48)
-
-
-def given_feeds(specs: tuple[TensorSpec, ...] = INPUTS, target: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    local = {"numeric": np.ones((2, 4), np.float32), "unused": np.ones((2, 1), np.float32)}
-    rows = local, np.array([0, 2]) if target is None else target
-    return feeds(specs, rows, scalars={"lr": 0.5, "seed": 7.0}, parameters={"w": np.zeros((4, 3), np.float32)})
-
-
-def test_the_feeds_are_what_the_graph_takes_in_its_own_types() -> None:
-    found = given_feeds()
-    assert set(found) == {"numeric", "target", "lr", "seed", "w"}
-    assert found["seed"].dtype == np.int64 and found["seed"].shape == () and int(found["seed"]) == 7
-    assert found["lr"].dtype == np.float32 and found["target"].tolist() == [0, 2]
-
-
-def test_targets_of_a_regression_become_one_column() -> None:
-    spec = TensorSpec(name="target", dtype="float32", shape=(-1, 1))
-    found = given_feeds((spec,), np.array([1, 2]))
-    assert found["target"].shape == (2, 1) and found["target"].dtype == np.float32
-
-
-def test_an_input_that_nobody_has_is_named() -> None:
-    with pytest.raises(ShapeMismatch, match="takes 'v'"):
-        given_feeds((*INPUTS, TensorSpec(name="v", dtype="float32", shape=(2,))))
-    with pytest.raises(ShapeMismatch, match="class indices"):
-        given_feeds(INPUTS, np.array([0.5, 1.5], np.float32))
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_an_update_that_diverged_is_refused(bad: float) -> None:
-    delta = np.zeros((4, 3), np.float32)
-    delta[1, 1] = bad
-    with pytest.raises(TaskRefused, match="1 numbers of the update are NaN or infinite"):
-        update_of({"delta.w": delta, "loss.after": np.float32(0.1)})
-
-
-def test_the_update_is_named_by_parameter_and_the_losses_are_kept() -> None:
-    update, metrics = update_of(
-        {
-            "delta.w": np.ones(2, np.float32),
-            "loss.before": np.float32(2),
-            "loss.after": np.float32(1),
-            "rows": np.array(3),
-        }
-    )
-    assert list(update) == ["w"] and metrics == {"loss.before": 2.0, "loss.after": 1.0}

@@ -32,6 +32,16 @@ def test_only_labelled_rows_come_back_in_the_order_they_came(tmp_path: Path) -> 
     assert (inputs["numeric"].dtype, target.dtype) == (np.float32, np.int64)
 
 
+def test_rows_without_labels_come_too_where_no_labels_are_needed(tmp_path: Path) -> None:
+    samples = Samples(tmp_path / "samples.db")
+    samples.add({"other": np.zeros(3, np.float32)}, now=0.0)
+    for i in range(4):
+        samples.add(numbers(i, 10 * i), target=i if i == 2 else None, now=float(i))
+    assert samples.inputs()["numeric"].tolist() == [[0, 0], [1, 10], [2, 20], [3, 30]]
+    assert samples.inputs(2)["numeric"].tolist() == [[2, 20], [3, 30]]
+    assert (samples.count(), samples.usable(), samples.labelled()) == (5, 4, 1)
+
+
 def test_a_label_for_nobody_is_told(tmp_path: Path) -> None:
     assert Samples(tmp_path / "samples.db").label(7, 1) is False
 

@@ -17,6 +17,7 @@ from edgeml_runtime.errors import MalformedMessage
 from edgeml_runtime.wire.manifest import Settings
 from edgeml_runtime.wire.plain import from_plain, to_plain
 from edgeml_runtime.wire.signed import canonical
+from edgeml_runtime.wire.tasks import TaskKind
 
 SCHEMA = 1
 TERMINAL = frozenset({"SUCCEEDED", "FAILED", "REJECTED", "TIMED_OUT", "CANCELED", "ROLLED_BACK"})
@@ -73,6 +74,7 @@ class Reported:
     hardware: Mapping[str, str] = field(default_factory=dict)
     free_bytes: int = 0
     samples: int = 0  # labelled local rows, the most a round could use
+    rows: int = 0  # local rows, labelled or not: for tasks that take no targets
     running: Running | None = None
     job: JobStatus | None = None
 
@@ -123,12 +125,14 @@ class Metrics:
 class TaskOffer:
     """A signed task of one federated round: run `graph` over local rows, send its outputs back.
 
-    `scalars` are the graph's 0-d inputs by name (lr, seed, ...); `parameters` is a safetensors blob.
+    `scalars` are the graph's 0-d inputs by name (lr, seed, ...); `parameters` is a safetensors blob. What the names
+    of inputs and outputs mean is in `wire.tasks`. The device's owner may demand more of it, never less.
     """
 
     schema: int = SCHEMA
     round: str
-    kind: Literal["training", "statistics", "evaluation", "drift", "calibration"]
+    run: str = ""  # the federation, whose `keep.` outputs come back as `kept.`; "": the round's id without its number
+    kind: TaskKind
     model: str
     cohort: tuple[str, ...]
     graph: str
@@ -139,11 +143,21 @@ class TaskOffer:
     min_rows: int
     max_update_bytes: int
     deadline_s: float
+    compress: str = ""  # how the update travels: "", "fp16", "int8", "topk:<share>", "sign"
+    clip_norm: float = 0.0  # the L2 norm that an update is scaled down to before it leaves; 0: none
+    noise: float = 0.0  # standard deviation, in units of clip_norm, of what the device adds to every value
+
+    @property
+    def federation(self) -> str:
+        return self.run or self.round.rpartition("-")[0] or self.round
 
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateHeader:
-    """First message on a round's `up` topic; the blocks of safetensors `digest` follow."""
+    """First message on a round's `up` topic; the blocks of safetensors `digest` follow: outputs by their names.
+
+    `metrics` of training: loss before and after, seconds. Those of other kinds are among the outputs.
+    """
 
     schema: int = SCHEMA
     round: str
@@ -152,7 +166,7 @@ class UpdateHeader:
     rows: int
     digest: str = ""
     size: int = 0
-    metrics: Mapping[str, float] = field(default_factory=dict)  # loss before and after, seconds
+    metrics: Mapping[str, float] = field(default_factory=dict)
     refused: str = ""  # why this device takes no part; then there are no blocks
 
 
