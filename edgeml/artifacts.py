@@ -18,9 +18,9 @@ from typing import Any, Literal
 import numpy as np
 
 from edgeml_runtime.wire.manifest import Feature, Manifest
+from edgeml_runtime.wire.tasks import TaskKind as TaskKind
 
 ModelTask = Literal["classification", "regression", "tensor"]
-TaskKind = Literal["training", "statistics", "evaluation", "drift", "calibration"]
 FP32 = "fp32"  # the name of the float reference variant, always
 TARGET_SCALE = "target.scale"  # initializer by which a regressor's last operators scale its standardized answer
 
