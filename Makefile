@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPECS := setup.cfg runtime/setup.cfg constraints.txt pyproject.toml runtime/pyproject.toml
 
-.PHONY: setup demo test runtimes emulated bench docs clean help
+.PHONY: setup demo test slow runtimes emulated bench docs clean help
 
 help:
 	@echo "make setup   create .venv with edgeml and edgeml-agent"
 	@echo "make demo    the whole loop on this machine, under two minutes"
 	@echo "make test    linters, types and every test (installs the tensorflow and mlflow extras)"
+	@echo "make slow    the tests that take minutes"
 	@echo "make runtimes   does what edgeml writes load on the oldest onnxruntime (in a throwaway environment)"
 	@echo "make emulated   the agent on arm64 Debian, as three Raspberry Pis under qemu-user (makes and caches the system)"
 	@echo "make docs    write docs/cli.md from the commands"
@@ -25,6 +26,9 @@ test: $(VENV)/.tests
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+slow: $(VENV)/.tests
+	$(BIN)/python -m pytest -n auto -m slow
 
 runtimes: $(VENV)/.tests
 	$(BIN)/python -m pytest -m runtimes tests/runtimes

@@ -20,7 +20,18 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # what takes seconds to make once, the processes of all tests share, whatever HOME they are given
 os.environ.setdefault("EDGEML_CACHE", str(Path.home() / ".cache/edgeml"))
 
+TIERS = ("slow", "runtimes", "oracles", "emulated")  # minutes, packages to install: each runs when `-m` names it
+
 DATA = Path(os.environ.get("EDGEML_DATA", Path(__file__).resolve().parents[1].parent / "shared" / "data"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave a tier out of a run that does not ask for it."""
+    unasked = [tier for tier in TIERS if tier not in config.getoption("-m")]
+    left = [item for item in items if any(item.get_closest_marker(tier) for tier in unasked)]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in set(left)]
 
 
 @pytest.fixture

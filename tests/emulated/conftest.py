@@ -19,16 +19,6 @@ from tests.emulated.fleet import Device, Fleet, until
 from tests.networks import a_conv_net
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave these tests out of a run that does not ask for them: they fetch packages and take minutes."""
-    if "emulated" in config.getoption("-m"):
-        return
-    here = [item for item in items if item.get_closest_marker("emulated")]
-    if here:
-        config.hook.pytest_deselected(items=here)
-        items[:] = [item for item in items if item not in here]
-
-
 @pytest.fixture(scope="session")
 def emulated() -> dict[str, Emulated]:
     return boards()

@@ -14,16 +14,6 @@ from edgeml.graph.opsets import OLDEST
 NEEDS = (f"onnxruntime=={OLDEST}.2", "numpy<2.1")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave these tests out of a run that does not ask for them: they install packages."""
-    if "runtimes" in config.getoption("-m"):
-        return
-    here = [item for item in items if item.get_closest_marker("runtimes")]
-    if here:
-        config.hook.pytest_deselected(items=here)
-        items[:] = [item for item in items if item not in here]
-
-
 @pytest.fixture(scope="session")
 def old_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a Python that has the oldest onnxruntime: EDGEML_RUNTIME_PYTHON, or one made here with pip."""
