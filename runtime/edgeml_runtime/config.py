@@ -3,7 +3,7 @@
 agent.json   id, broker, trusted keys, board, policy      http.json   where the running agent listens
 job.json     the last assignment and how far it came      lock        held while an agent runs
 bench.json    the last benchmark and how far it came
-blobs/ slots/ bench/ samples.db
+blobs/ slots/ bench/ feedback/ samples.db
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from edgeml_runtime.wire.plain import from_plain, to_plain
 from edgeml_runtime.wire.tasks import KINDS
 
 CONFIG, HTTP, JOB, LOCK, BENCH_JOB = "agent.json", "http.json", "job.json", "lock", "bench.json"
-BLOBS, SLOTS, SAMPLES, BENCH = "blobs", "slots", "samples.db", "bench"
+BLOBS, SLOTS, SAMPLES, BENCH, FEEDBACK = "blobs", "slots", "samples.db", "bench", "feedback"
 TELEMETRY_S = 5.0
 MAX_CONFIG_BYTES = 64 << 10
 _HOURS = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d")
@@ -55,6 +55,9 @@ class Policy:
     min_rows: int = 10  # fewer rows say too much about each of them
     max_update_bytes: int = 16 << 20
     max_kept_bytes: int = 64 << 20  # of all federations together, between their rounds
+    clip_norm: float = 0.0  # the longest update that may leave, whatever the server asks; 0: any
+    noise: float = 0.0  # the least standard deviation of the noise on each value of an update, in clip_norms
+    secure: bool = False  # updates leave under masks only: the server learns their sum, see edgeml_runtime.secagg
     bench: BenchLimits = field(default_factory=BenchLimits)
 
 

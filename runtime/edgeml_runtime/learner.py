@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from edgeml_runtime import outgoing
 from edgeml_runtime.config import Policy
 from edgeml_runtime.wire.messages import TaskOffer
 from edgeml_runtime.wire.tasks import LABELLED
@@ -122,7 +123,7 @@ class LocalRound:
         if offer.max_update_bytes > policy.max_update_bytes:
             limit = policy.max_update_bytes
             return f"updates of {offer.max_update_bytes:,} bytes, and the owner's policy allows {limit:,}"
-        return ""
+        return outgoing.objection(offer, policy)
 
     def outcome(self, event: str, *, reason: str = "") -> list[Effect]:
         """Tell the machine how an effect ended."""

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeml_runtime import task
-from edgeml_runtime.config import BLOBS, Config
+from edgeml_runtime import outgoing, task
+from edgeml_runtime.config import BLOBS, FEEDBACK, Config
 from edgeml_runtime.errors import DeviceError, MalformedMessage, TaskRefused
+from edgeml_runtime.feedback import Feedback
 from edgeml_runtime.learner import Effect, Facts, Fetch, LocalRound, Phase, Refuse, Train, Upload
 from edgeml_runtime.pull import Pull, Want
 from edgeml_runtime.samples import Samples
@@ -59,6 +60,7 @@ class Trainer:
         self.pull: Pull | None = None
         self._worker = Worker(WHO, post)
         self._trained: Trained | None = None
+        self._feedback = Feedback(state / FEEDBACK)
 
     def offered(self, envelope: bytes, round_id: str, now: float) -> None:
         """Take a signed offer from the topic of `round_id`; raise WireError when nobody trusted signed it."""
@@ -139,10 +141,13 @@ class Trainer:
         rows = self._rows(labelled=task.takes_labels(session.inputs), needed=max(offer.min_rows, policy.min_rows))
         parameters = tensors.unpack((self._blobs / offer.parameters).read_bytes())
         answer = task.run(session, rows, kind=offer.kind, scalars=offer.scalars, parameters=parameters)
-        body = tensors.pack(answer.update)
+        asked = outgoing.terms(offer, policy)
+        body = outgoing.packed(outgoing.bounded(answer.update, asked), offer, self._feedback)
         if len(body) > limits.update:
             raise TaskRefused(f"an update of {len(body):,} bytes, and {limits.update:,} are allowed")
-        return Trained(body, answer.rows, {**answer.metrics, "seconds": time.perf_counter() - start})
+        return Trained(
+            body, answer.rows, {**outgoing.told(answer.metrics, offer, asked), "seconds": time.perf_counter() - start}
+        )
 
     def _rows(self, *, labelled: bool, needed: int) -> Rows:
         """Return the local rows a task may see; raise TaskRefused when they are fewer than `needed`."""

@@ -122,6 +122,18 @@ class Metrics:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Secure:
+    """How updates are summed without being seen one by one; see `edgeml_runtime.secagg`."""
+
+    keys: Mapping[str, str]  # device of the cohort -> its Ed25519 public key, 64 hex digits
+    threshold: int  # devices that must last to the end, more than half of them
+    bound: float  # of every value of an update, which is cut to it
+    rows: int = 0  # that weigh 1, and the most that count; 0: every device weighs the same
+    bits: Literal[16, 32, 64] = 32  # of one masked value
+    phase_s: float = 15.0  # of every phase after the training
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskOffer:
     """A signed task of one federated round: run `graph` over local rows, send its outputs back.
 
@@ -146,6 +158,7 @@ class TaskOffer:
     compress: str = ""  # how the update travels: "", "fp16", "int8", "topk:<share>", "sign"
     clip_norm: float = 0.0  # the L2 norm that an update is scaled down to before it leaves; 0: none
     noise: float = 0.0  # standard deviation, in units of clip_norm, of what the device adds to every value
+    secure: Secure | None = None
 
     @property
     def federation(self) -> str:
