@@ -220,12 +220,12 @@ def _mean(magnitudes: np.ndarray) -> float:
 
 def _ratio(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
     """Return values / scales, and 0 where the scale is 0."""
-    return np.divide(values, scales, out=np.zeros_like(values), where=scales > 0)
+    return np.asarray(np.divide(values, scales, out=np.zeros_like(values), where=scales > 0))
 
 
 def _scaled(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused by the caller
-        return values.astype(np.float32) * scales
+        return np.asarray(values.astype(np.float32) * scales)
 
 
 def _scales(arrays: Mapping[str, np.ndarray], count: int) -> np.ndarray:
