@@ -122,7 +122,7 @@ def encode(
     flat = layout.join(update) + layout.join(kept)
     if broken := int(np.count_nonzero(~np.isfinite(flat))):
         raise MalformedMessage(f"{broken} of {flat.size} values of the update are not finite: it cannot be compressed")
-    arrays = CODECS[method.name].pack(flat, layout, method, rng or np.random.default_rng())
+    arrays = CODECS[method.name].pack(flat, layout, method=method, rng=rng or np.random.default_rng())
     sent = CODECS[method.name].unpack(arrays, layout, method)
     return Encoded(arrays, layout.split(flat - sent))
 
@@ -150,11 +150,11 @@ def decode(arrays: Mapping[str, np.ndarray], spec: str, shapes: Shapes) -> Array
 
 @dataclass(frozen=True)
 class _Codec:
-    pack: Callable[[np.ndarray, _Layout, Method, np.random.Generator], Arrays]
+    pack: Callable[..., Arrays]  # (flat, layout, *, method, rng)
     unpack: Callable[[Mapping[str, np.ndarray], _Layout, Method], np.ndarray]
 
 
-def _pack_half(flat: np.ndarray, layout: _Layout, method: Method, rng: np.random.Generator) -> Arrays:
+def _pack_half(flat: np.ndarray, layout: _Layout, *, method: Method, rng: np.random.Generator) -> Arrays:
     scales = layout.per_parameter(np.max, flat)
     return {VALUES: _ratio(flat, layout.spread(scales)).astype(np.float16), SCALES: scales}
 
@@ -164,7 +164,7 @@ def _unpack_half(arrays: Mapping[str, np.ndarray], layout: _Layout, method: Meth
     return _scaled(values, layout.spread(_scales(arrays, len(layout.names))))
 
 
-def _pack_int8(flat: np.ndarray, layout: _Layout, method: Method, rng: np.random.Generator) -> Arrays:
+def _pack_int8(flat: np.ndarray, layout: _Layout, *, method: Method, rng: np.random.Generator) -> Arrays:
     scales = layout.per_parameter(np.max, flat) / np.float32(127)
     steps = _ratio(flat, layout.spread(scales))
     whole = np.floor(steps + rng.random(steps.shape)) if method.stochastic else np.rint(steps)
@@ -176,7 +176,7 @@ def _unpack_int8(arrays: Mapping[str, np.ndarray], layout: _Layout, method: Meth
     return _scaled(values, layout.spread(_scales(arrays, len(layout.names))))
 
 
-def _pack_topk(flat: np.ndarray, layout: _Layout, method: Method, rng: np.random.Generator) -> Arrays:
+def _pack_topk(flat: np.ndarray, layout: _Layout, *, method: Method, rng: np.random.Generator) -> Arrays:
     count = method.count(flat.size)
     places = np.sort(np.argpartition(np.abs(flat), flat.size - count)[flat.size - count :]) if count else np.zeros(0)
     kept = flat[places.astype(np.intp)]
@@ -196,7 +196,7 @@ def _unpack_topk(arrays: Mapping[str, np.ndarray], layout: _Layout, method: Meth
     return flat
 
 
-def _pack_sign(flat: np.ndarray, layout: _Layout, method: Method, rng: np.random.Generator) -> Arrays:
+def _pack_sign(flat: np.ndarray, layout: _Layout, *, method: Method, rng: np.random.Generator) -> Arrays:
     return {VALUES: np.packbits(flat >= 0), SCALES: layout.per_parameter(_mean, flat)}
 
 
