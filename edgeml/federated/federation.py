@@ -19,8 +19,8 @@ from edgeml.federated.aggregate import Believe, aggregate, apply_delta, least_up
 from edgeml.federated.cohort import Candidate, CohortOptions, Patience, choose, deadline_after
 from edgeml.federated.round import Round, State
 from edgeml.federated.server_step import Memory, ServerStep, take
-from edgeml.federated.updates import Update
-from edgeml_runtime.wire import tensors
+from edgeml.federated.updates import Update, check_update
+from edgeml_runtime.wire import compress, tensors
 from edgeml_runtime.wire.blocks import digest_of
 from edgeml_runtime.wire.messages import TaskOffer
 from edgeml_runtime.wire.topics import DEVICE_ID
@@ -44,6 +44,7 @@ class Plan:
     batch_size: int = 16  # its rows a step: how many steps an update is of
     believe: Believe = field(default_factory=Believe)
     server: ServerStep = field(default_factory=ServerStep)
+    compress: str = ""  # how updates travel, see `edgeml_runtime.wire.compress`
     max_abandoned: int = 3  # rounds without a quorum in a row before the federation gives up
     cohort: CohortOptions = field(default_factory=CohortOptions)
     patience: Patience = field(default_factory=Patience)
@@ -126,8 +127,14 @@ class Federation:
             parameters=self.parameters,
             min_rows=plan.min_rows,
             target=chosen.target,
+            check=self.checked,
         )
         return self.round
+
+    def checked(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the changes in an upload, as they were before compression; raise WireError when it has none."""
+        shapes = {name: value.shape for name, value in self.parameters.items()}
+        return check_update(compress.decode(arrays, self.plan.compress, shapes), self.parameters)
 
     def offer(self, task: Task) -> tuple[TaskOffer, bytes]:
         """Return the offer of the open round, to be signed, and the parameters blob it names."""
@@ -148,6 +155,7 @@ class Federation:
             min_rows=self.plan.min_rows,
             max_update_bytes=len(blob) + UPDATE_SLACK_BYTES,
             deadline_s=self.round.deadline - self.round.opened,
+            compress=self.plan.compress,
         )
         return offer, blob
 

@@ -92,6 +92,7 @@ class FederationOptions:
     deadline_s: float = 60.0
     seed: int = 0
     max_abandoned: int = 3  # rounds without a quorum in a row that end the federation
+    compress: str = ""  # how updates travel: fp16, int8, topk:0.05, sign
     cohort: CohortOptions = field(default_factory=CohortOptions)
     patience: Patience = field(default_factory=Patience)
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from edgeml.federated import Assembly, Round, Update, check_update
-from edgeml_runtime.wire import WireError, blocks, compress, messages
+from edgeml.federated import Assembly, Round, Update
+from edgeml_runtime.wire import WireError, blocks, messages
 from edgeml_runtime.wire.messages import TaskOffer, UpdateHeader
 
 
@@ -21,7 +21,6 @@ class OpenRound:
         self.bytes_down = len(envelope) * len(machine.cohort)
         self._parameters = parameters
         self._blobs = {offer.graph, offer.parameters}
-        self._compress, self._shapes = offer.compress, {name: value.shape for name, value in parameters.items()}
         limit = offer.max_update_bytes
         self._assemblies = {
             name: Assembly(round=machine.id, device=name, max_update_bytes=limit) for name in machine.cohort
@@ -58,6 +57,5 @@ class OpenRound:
             assembly.open(header)
         if assembly.complete and assembly.header is not None:
             header, arrays = assembly.header, assembly.arrays()
-            delta = check_update(compress.decode(arrays, self._compress, self._shapes), self._parameters)
-            update = Update(device, header.rows, delta, metrics=header.metrics, size=header.size)
+            update = Update(device, header.rows, arrays, metrics=header.metrics, size=header.size)
             self.machine.receive(device, update, now)

@@ -134,6 +134,7 @@ class Rounds:
             seed=options.seed,
             local_epochs=options.local_epochs,
             batch_size=options.batch_size,
+            compress=options.compress,
             max_abandoned=1,
         )
         self._federation = Federation(self.record.id, plan, model=self.record.model, parameters=start.task.parameters)

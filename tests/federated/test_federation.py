@@ -16,7 +16,7 @@ from edgeml.errors import UserError
 from edgeml.federated import Assembly, Federation, Plan, Update, check_update
 from edgeml.tasks import permutation, training
 from edgeml_runtime.session import Session
-from edgeml_runtime.wire import blocks, messages, tensors
+from edgeml_runtime.wire import blocks, compress, messages, tensors
 
 node = helper.make_node
 PLAN = Plan(rounds=3, min_devices=3, learning_rate=0.02, min_rows=20, seed=40)
@@ -243,6 +243,23 @@ def test_fednova_counts_the_steps_that_rows_batches_and_epochs_make() -> None:
     shares = np.array([30, 80]) / 110
     expected = (shares * [8, 20]).sum() * (shares * [1, -1]).sum()
     np.testing.assert_allclose(f.parameters["w"], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("spec", ["fp16", "int8", "topk:1"])
+def test_a_compressed_update_is_what_it_was_before_the_wire(spec: str) -> None:
+    f = a_federation(compress=spec, rounds=1)
+    r = f.begin({"a": 50, "b": 50}, now=0.0)
+    assert r is not None
+    for device, change in (("a", [1.0, -2.0]), ("b", [3.0, 0.5])):
+        encoded = compress.encode({"w": np.array(change, np.float32)}, spec)
+        assert r.receive(device, Update(device, 30, encoded.arrays), 1.0) == ""
+    f.conclude(now=1.0)
+    np.testing.assert_allclose(f.parameters["w"], [2.0, -0.75], atol=0.02)
+
+
+def test_an_upload_that_is_not_compressed_as_asked_is_refused() -> None:
+    r = a_federation(compress="int8").begin({"a": 50, "b": 50}, now=0.0)
+    assert r is not None and r.receive("a", an_update("a"), 1.0) == "unreadable"
 
 
 def test_a_name_that_cannot_be_a_topic_is_refused() -> None:
