@@ -5,6 +5,7 @@ A `Federation` is a sequence of `Round`s; an `Assembly` turns what one device up
 
 from edgeml.federated.aggregate import AGGREGATORS, Believe, aggregate, apply_delta, least_updates
 from edgeml.federated.assembly import Assembly
+from edgeml.federated.buffer import Buffer, BufferOptions, Held, Step, Ticket
 from edgeml.federated.cohort import Candidate, Cohort, CohortOptions, Patience, choose, deadline_after
 from edgeml.federated.federation import Federation, Plan, RoundResult
 from edgeml.federated.round import Outcome, Round, State
@@ -18,10 +19,13 @@ __all__ = [
     "Assembly",
     "BadUpdate",
     "Believe",
+    "Buffer",
+    "BufferOptions",
     "Candidate",
     "Cohort",
     "CohortOptions",
     "Federation",
+    "Held",
     "Memory",
     "Outcome",
     "Patience",
@@ -30,6 +34,8 @@ __all__ = [
     "RoundResult",
     "ServerStep",
     "State",
+    "Step",
+    "Ticket",
     "Update",
     "aggregate",
     "apply_delta",

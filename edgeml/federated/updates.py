@@ -11,12 +11,13 @@ from edgeml_runtime.wire import BadDigest, MalformedMessage
 from edgeml_runtime.wire.tasks import DELTA, KEEP
 from edgeml_runtime.wire.tasks import TRAINING_METRICS as METRICS
 
-# What a round counts per device: the first four are of an update that came when or whence it must not.
+# What a round counts per device: the first five are of an update that came when or whence it must not.
 FAULTS = (
     "duplicate",
     "late",
     "replayed",
     "stranger",
+    "stale",
     "nan",
     "infinite",
     "shape",

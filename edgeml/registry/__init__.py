@@ -6,6 +6,7 @@ it and writes how it goes; any number of processes may look. No request is lost 
 
 from edgeml.registry.benches import Benches
 from edgeml.registry.fleet import Fleet
+from edgeml.registry.journals import Journals, Page, Upload
 from edgeml.registry.records import (
     BenchPatience,
     BenchRecord,
@@ -33,9 +34,12 @@ __all__ = [
     "FederationRecord",
     "Fleet",
     "Heartbeat",
+    "Journals",
+    "Page",
     "Registry",
     "Release",
     "RolloutOptions",
     "RolloutRecord",
     "RoundRecord",
+    "Upload",
 ]

@@ -19,6 +19,7 @@ from edgeml.registry import keys, tables
 from edgeml.registry.benches import Benches
 from edgeml.registry.blobs import Blobs
 from edgeml.registry.fleet import Fleet
+from edgeml.registry.journals import Journals
 from edgeml.registry.records import (
     DeviceRecord,
     FederationOptions,
@@ -40,12 +41,13 @@ MIN_DIGEST = 2  # digits of a release id that name it; `model@3` of digits only 
 class Registry:
     """`index.db`, `blobs/` and `keys/` under one root. `fleet` is the server's side of the index.
 
-    `benches` are the benchmarks on devices and what they measured.
+    `benches` are the benchmarks on devices and what they measured, `journals` the federations under way.
     """
 
     def __init__(self, root: Path, engine: sa.Engine) -> None:
         self.root, self._engine = root, engine
         self.fleet, self.benches, self._blobs = Fleet(engine), Benches(engine), Blobs(root / "blobs")
+        self.journals = Journals(engine)
 
     @classmethod
     def open(cls, root: Path) -> Registry:

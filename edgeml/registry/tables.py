@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Boolean, Column, Float, Integer, String, Table, UniqueConstraint
+from sqlalchemy import Boolean, Column, Float, Integer, LargeBinary, String, Table, UniqueConstraint
 
 BUSY_TIMEOUT_S = 30.0
 METADATA = sa.MetaData()
@@ -77,6 +77,26 @@ federations = Table(
     Column("detail", String, nullable=False, default=""),
 )
 
+journals = Table(  # where every federation under way stands
+    "journals",
+    METADATA,
+    Column("federation", String, primary_key=True),
+    Column("phase", String, nullable=False),
+    Column("facts", JSON, nullable=False),
+    Column("arrays", LargeBinary, nullable=False),
+)
+
+uploads = Table(  # updates of rounds that are open
+    "uploads",
+    METADATA,
+    Column("federation", String, primary_key=True),
+    Column("round", String, primary_key=True),
+    Column("device", String, primary_key=True),
+    Column("header", LargeBinary, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("took", Float, nullable=False),
+)
+
 benches = Table(  # the queue of every device: oldest first, one at a time
     "benches",
     METADATA,
@@ -145,6 +165,7 @@ def reader(engine: sa.Engine) -> sa.Connection:
 def _on_connect(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # the driver's own BEGIN comes too late; see _on_begin
     connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA secure_delete=ON")  # what a device has sent is gone when its round is
     connection.execute("PRAGMA synchronous=NORMAL")  # WAL: a power cut may lose the last commits, never the index
 
 

@@ -116,8 +116,8 @@ class Coordinator:
         if message.online:
             self._benches.came(topic.device, now)
         learning = self._learning.current
-        if learning and message.online and not incoming.retained:
-            learning.came(topic.device, now)
+        if learning and message.online:
+            learning.came(topic.device, now, live=not incoming.retained)
         elif learning and not self.roster[topic.device].online:
             learning.went(topic.device, now)
 
@@ -174,6 +174,7 @@ class Coordinator:
         self.roster.flush()
         self._deployments.flush()
         self._benches.flush()
+        self._learning.flush(self._clock())
 
 
 def _refuse_second(registry: Registry) -> None:

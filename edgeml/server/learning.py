@@ -1,17 +1,19 @@
-"""The queue of federations: oldest first, one at a time, their slow parts in a thread beside the loop."""
+"""The queue of federations: oldest first, one at a time, their slow parts in a thread beside the loop.
+
+A federation that an earlier server was at is the oldest one unfinished, so it is taken up first.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from edgeml.registry import Registry
-from edgeml.registry.records import FAILED, REQUESTED
+from edgeml.server.course import Shop
 from edgeml.server.learner import Retrain
 from edgeml.server.roster import Roster
-from edgeml.server.rounds import Rounds, Shop
+from edgeml.server.rounds import Rounds
 
 
 class Learning:
@@ -21,10 +23,9 @@ class Learning:
         self._registry, self._retrain = registry, retrain
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="edgeml-learning")
         self.current: Rounds | None = None
-        for record in registry.fleet.federations(unfinished=True):
-            if record.state != REQUESTED:
-                detail = f"the server stopped after {len(record.rounds)} rounds; ask for the federation again"
-                registry.fleet.update_federation(dataclasses.replace(record, state=FAILED, detail=detail))
+        unfinished = {record.id for record in registry.fleet.federations(unfinished=True)}
+        for federation_id in registry.journals.known() - unfinished:
+            registry.journals.forget(federation_id)
 
     def poll(self, roster: Roster, *, publish: Callable[..., None], wake: Callable[[], None]) -> None:
         """Take up the next federation when none is at work."""
@@ -40,6 +41,11 @@ class Learning:
                 return future
 
             self.current = Rounds(waiting[0], Shop(self._registry, roster, publish, submit), self._retrain)
+
+    def flush(self, now: float) -> None:
+        """Write down what came of the federation at work."""
+        if self.current is not None:
+            self.current.flush(now)
 
     def close(self) -> None:
         """Let the worker finish what it is at, and end it."""

@@ -1,25 +1,22 @@
-"""A round under way: its machine, its signed offer, and what each device of the cohort has sent so far."""
+"""A round under way: its machine, its signed offer, what devices have sent so far, and what of it is not yet kept."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import numpy as np
+from collections.abc import Iterable
 
 from edgeml.federated import Assembly, Round, Update
-from edgeml_runtime.wire import WireError, blocks, messages
+from edgeml.registry import Upload
+from edgeml_runtime.wire import WireError, blocks, messages, tensors
 from edgeml_runtime.wire.messages import TaskOffer, UpdateHeader
 
 
 class OpenRound:
     """Between the offer and the end of one round; `bytes_down` counts what it made the server send."""
 
-    def __init__(
-        self, machine: Round, offer: TaskOffer, *, envelope: bytes, parameters: Mapping[str, np.ndarray]
-    ) -> None:
+    def __init__(self, machine: Round, offer: TaskOffer, *, envelope: bytes) -> None:
         self.machine, self.envelope = machine, envelope
         self.bytes_down = len(envelope) * len(machine.cohort)
-        self._parameters = parameters
+        self._fresh: list[Upload] = []
         self._blobs = {offer.graph, offer.parameters}
         limit = offer.max_update_bytes
         self._assemblies = {
@@ -37,10 +34,23 @@ class OpenRound:
             self.machine.invalid(device, error, now)
             raise
 
+    def replay(self, uploads: Iterable[Upload], now: float) -> None:
+        """Take what an earlier server had kept of this round."""
+        for upload in uploads:
+            if upload.round == self.machine.id:
+                header = messages.decode(UpdateHeader, upload.header)
+                self._accept(header, upload.body, now)
+                self.machine.took[upload.device] = upload.took
+
     def served(self, digest: str, count: int) -> None:
         """Count bytes sent to a device, if they were for this round."""
         if digest in self._blobs:
             self.bytes_down += count
+
+    def kept(self) -> list[Upload]:
+        """Return the updates taken since the last call: the caller writes them down."""
+        fresh, self._fresh = self._fresh, []
+        return fresh
 
     def _take(self, device: str, payload: bytes, now: float) -> None:
         assembly = self._assemblies.get(device)
@@ -56,6 +66,13 @@ class OpenRound:
                 return
             assembly.open(header)
         if assembly.complete and assembly.header is not None:
-            header, arrays = assembly.header, assembly.arrays()
-            update = Update(device, header.rows, arrays, metrics=header.metrics, size=header.size)
-            self.machine.receive(device, update, now)
+            header, body = assembly.header, assembly.data()
+            if not self._accept(header, body, now):
+                took = self.machine.took[device]
+                encoded = messages.encode(header)
+                self._fresh.append(Upload(round=header.round, device=device, header=encoded, body=body, took=took))
+
+    def _accept(self, header: UpdateHeader, body: bytes, now: float) -> str:
+        delta = tensors.unpack(body)
+        update = Update(header.device, header.rows, delta, metrics=header.metrics, size=header.size)
+        return self.machine.receive(header.device, update, now)

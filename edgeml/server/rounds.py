@@ -1,7 +1,8 @@
-"""One federation at work: prepare, then round after round, then the gates.
+"""The life of one federation: prepare, then round after round, then the gates; and it outlives the server.
 
-Each phase either waits for messages or for a job in the worker thread; `tick` moves on when the
-job is done. The decisions are `edgeml.federated`'s.
+Each phase either waits for messages or for a job in the worker thread; `tick` moves on when the job is done. What
+a restarted server needs is in the registry's journal before the next thing happens. The decisions are
+`edgeml.federated`'s.
 """
 
 from __future__ import annotations
@@ -20,26 +21,17 @@ from edgeml.artifacts import OnnxModel, Task
 from edgeml.autodiff import SGD, training_step
 from edgeml.errors import EdgeMLError, QuorumNotReached
 from edgeml.federated import Federation, Plan, State
-from edgeml.registry import FederationRecord, Registry, RoundRecord
+from edgeml.registry import FederationOptions, FederationRecord, Page, RoundRecord
 from edgeml.registry.records import FAILED, RUNNING, SUCCEEDED
+from edgeml.server.course import Arrays, Course, GiveUp, RoundEnd, Shop, Synchronous
 from edgeml.server.learner import Learner, Retrain
-from edgeml.server.open_round import OpenRound
-from edgeml.server.roster import Roster
-from edgeml_runtime.wire import DeviceError, signed, topics
-from edgeml_runtime.wire.plain import to_plain
+from edgeml_runtime.wire import DeviceError, tensors
+from edgeml_runtime.wire.plain import from_plain, to_plain
 
+KEEP_S = 1.0  # at least so often is an open round written down: what it has waited for is not waited for again
+ROUNDS, EVALUATING, RELEASING = "rounds", "evaluating", "releasing"  # phases of the journal
 log = logging.getLogger(__name__)
 Scores = Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Shop:
-    """What a federation works with."""
-
-    registry: Registry
-    roster: Roster
-    publish: Callable[..., None]
-    submit: Callable[..., Future[Any]]  # run this in the worker thread
 
 
 @dataclass(frozen=True)
@@ -52,18 +44,19 @@ class Start:
 
 
 class Rounds:
-    """The life of one FederationRecord, from REQUESTED to its end."""
+    """The life of one FederationRecord, from REQUESTED, or from where an earlier server left it, to its end."""
 
     def __init__(self, record: FederationRecord, shop: Shop, retrain: Retrain) -> None:
         self.record, self._shop = dataclasses.replace(record, state=RUNNING, detail="preparing the task"), shop
         self._start: Start
-        self._federation: Federation
-        self._round: OpenRound | None = None
-        self._patience: float | None = None  # until when a round waits for enough devices
+        self._course: Course | None = None
+        self._phase = ROUNDS
+        self._pending: tuple[RoundRecord, ...] = ()  # over, and not yet scored
+        self._kept_at = 0.0
         self._job: Future[Any] | None = None
         self._then: Callable[[Any, float], None]
         self._save()
-        self._later(self._begin_learning, _prepare, record, retrain)
+        self._later(self._begin, _prepare, record, retrain)
 
     @property
     def is_over(self) -> bool:
@@ -80,35 +73,44 @@ class Rounds:
             self._end(FAILED, f"{type(error).__name__}: {error}; the server's log has the trace")
 
     def uploaded(self, device: str, round_id: str, payload: bytes, *, now: float) -> None:
-        """Take a header or a block of an update; one of another round is left aside."""
-        current = self._round
-        if current is None or current.machine.id != round_id:
+        """Take a header or a block of an update."""
+        if self._course is None:
             return
         try:
-            current.take(device, payload, now=now)
+            self._course.uploaded(device, round_id, payload, now=now)
         finally:
             self.tick(now)
 
-    def came(self, device: str, now: float) -> None:
-        """A device is online (again): what it may have missed is offered once more."""
-        if self._round is not None and device in self._round.machine.cohort:
-            self._round.machine.back(device, now)
-            self.resend()
+    def came(self, device: str, now: float, *, live: bool) -> None:
+        """A device is online (again); `live` is False where the broker had kept the message."""
+        if self._course is not None:
+            self._course.came(device, now, live=live)
 
     def went(self, device: str, now: float) -> None:
-        """A device is offline: with a quorum, nobody waits for it."""
-        if self._round is not None:
-            self._round.machine.lost(device, now)
+        """A device is offline."""
+        if self._course is not None:
+            self._course.went(device, now)
 
     def served(self, digest: str, count: int) -> None:
-        """Count bytes sent to devices for this round."""
-        if self._round is not None:
-            self._round.served(digest, count)
+        """Count bytes sent to devices."""
+        if self._course is not None:
+            self._course.served(digest, count)
 
     def resend(self) -> None:
-        """Publish the open round's offer; devices that are at it or done know its id."""
-        if self._round is not None:
-            self._shop.publish(topics.task(self._round.machine.id), self._round.envelope, qos=1)
+        """Publish again what devices must know: the broker may have forgotten it."""
+        if self._course is not None:
+            self._course.resend()
+
+    def flush(self, now: float) -> None:
+        """Write down what has come since the last time."""
+        if self._course is None or self.is_over:
+            return
+        uploads = self._course.kept()
+        if uploads or (self._course.open_rounds and now >= self._kept_at + KEEP_S):
+            self._shop.registry.journals.write(
+                self.record.id, self._page(now), uploads, open_rounds=self._course.open_rounds
+            )
+            self._kept_at = now
 
     def _tick(self, now: float) -> None:
         if self.is_over:
@@ -117,115 +119,100 @@ class Rounds:
             if self._job.done():
                 job, self._job = self._job, None
                 self._then(job.result(), now)
-        elif self._round is not None:
-            self._conclude(now)
-        else:
-            self._open(now)
+        elif self._course is not None:
+            before = self._course.open_rounds
+            if self._course.finished:
+                self._release(now)
+            elif event := self._course.tick(now):
+                self._happened(event, now)
+            elif self._course.open_rounds != before:
+                self._keep(now)
 
-    def _begin_learning(self, start: Start, now: float) -> None:
-        options = self.record.options
+    def _begin(self, start: Start, now: float) -> None:
         self._start = start
-        plan = Plan(
-            rounds=options.rounds,
-            min_devices=options.min_devices,
-            learning_rate=options.learning_rate * start.learner.rate,
-            min_rows=options.min_rows,
-            deadline_s=options.deadline_s,
-            seed=options.seed,
-            local_epochs=options.local_epochs,
-            batch_size=options.batch_size,
-            compress=options.compress,
-            max_abandoned=1,
+        registry, options = self._shop.registry, self.record.options
+        federation = Federation(
+            self.record.id, plan_of(options, start.learner), model=self.record.model, parameters=start.task.parameters
         )
-        self._federation = Federation(self.record.id, plan, model=self.record.model, parameters=start.task.parameters)
-        self._shop.registry.put_blob(start.task.data)
-        self.record = dataclasses.replace(self.record, outcome={"before": dict(start.before)})
-        self._open(now)
-
-    def _open(self, now: float) -> None:
-        machine = self._federation.begin(self._samples(), now)
-        if machine is None:
-            self._wait_for_devices(now)
+        registry.put_blob(start.task.data)
+        if not self.record.outcome:
+            self.record = dataclasses.replace(self.record, outcome={"before": dict(start.before)})
+        self._course = Synchronous(federation, start.task, self._shop, options=options, say=self._say)
+        page, uploads = registry.journals.read(self.record.id)
+        if page is None:
+            self._keep(now, arrays=True)
+            self._tick(now)
             return
-        self._patience = None
-        offer, blob = self._federation.offer(self._start.task)
-        self._shop.registry.put_blob(blob)
-        envelope = signed.sign(to_plain(offer), self._shop.registry.signing_key())
-        self._round = OpenRound(machine, offer, envelope=envelope, parameters=self._federation.parameters)
-        self.resend()
-        number = len(self._federation.history) + 1
-        self._say(f"round {number} of {self.record.options.rounds}, {len(machine.cohort)} devices")
+        arrays = tensors.unpack(page.arrays or b"")
+        self._course.resume(page.facts["course"], arrays, uploads, now=now)
+        self._phase = page.phase
+        done = f"{len(self.record.rounds)} rounds done, {len(uploads)} updates of the open one kept"
+        log.info("federation %s goes on (%s): %s", self.record.id, page.phase, done)
+        self._say(f"goes on after a restart of the server: {done}")
+        self._go_on([from_plain(RoundRecord, plain) for plain in page.facts["pending"]], now)
 
-    def _wait_for_devices(self, now: float) -> None:
-        options = self.record.options
-        if self._patience is None:
-            self._patience = now + options.deadline_s
-            self._say(f"waiting for {options.min_devices} devices online that run {self.record.model}")
-        if now < self._patience:
-            return
-        known = self._samples()
-        rows = ", ".join(f"{device} {count}" for device, count in sorted(known.items())) or "none"
-        ready = sum(count >= options.min_rows for count in known.values())
-        round_id = f"{self.record.id}-{len(self._federation.history) + 1}"
-        error = QuorumNotReached(round_id, ready, options.min_devices)
-        self._end(
-            FAILED,
-            f"{error}; devices online that run {self.record.model}, with their labelled rows "
-            f"({options.min_rows} needed): {rows}",
-        )
+    def _go_on(self, pending: list[RoundRecord], now: float) -> None:
+        """Take up what the earlier server was at."""
+        known = {done.round for done in self.record.rounds}
+        waiting = [done for done in pending if done.round not in known]
+        if self._phase == EVALUATING and waiting and self._course is not None:
+            self._evaluate(waiting[0], self._course.parameters)
+        elif self._phase == RELEASING:
+            self._release(now)
 
-    def _samples(self) -> dict[str, int]:
-        """Return the labelled rows of every device that is online and runs the model."""
-        found = {}
-        for device in self._shop.roster.online():
-            running = device.reported.running if device.reported else None
-            if device.reported and running and running.model == self.record.model:
-                found[device.id] = device.reported.samples
-        return found
+    def _happened(self, event: RoundEnd | GiveUp, now: float) -> None:
+        if isinstance(event, GiveUp):
+            self._end(FAILED, "; ".join([event.reason, *self._reasons()]))
+        elif event.record.state == State.ABANDONED.value:
+            metric, loss = self._last_scores()
+            self._finish_round(dataclasses.replace(event.record, metric=metric, loss=loss), now)
+        else:
+            self._phase, self._pending = EVALUATING, (event.record,)
+            self._keep(now, arrays=True)
+            self._evaluate(event.record, event.parameters)
 
-    def _conclude(self, now: float) -> None:
-        current = self._round
-        result = self._federation.conclude(now)
-        if result is None or current is None:
-            return
-        self._round = None
-        outcome = current.machine.outcome
-        assert outcome is not None
-        if outcome.state is State.ABANDONED:
-            reasons = [f"{device}: {why}" for device, why in sorted(outcome.refused.items())]
-            reasons += [f"{device}: silent" for device in outcome.silent]
-            self._end(FAILED, "; ".join([str(outcome.error), *reasons]))
-            return
-        done = RoundRecord(
-            round=len(self._federation.history),
-            participants=result.participants,
-            refused=outcome.refused,
-            rows=sum(update.rows for update in outcome.updates),
-            metric=0.0,
-            loss=0.0,
-            bytes_up=result.bytes_up,
-            bytes_down=current.bytes_down,
-            seconds=result.seconds,
-        )
-        self._later(
-            lambda scores, later: self._score(done, scores, later),
-            _evaluate,
-            self._start.learner,
-            self._federation.parameters,
-        )
+    def _evaluate(self, done: RoundRecord, parameters: Arrays) -> None:
+        def scored(scores: Scores, now: float) -> None:
+            record = dataclasses.replace(done, metric=float(scores["metric"]), loss=float(scores["loss"]))
+            self._finish_round(record, now)
 
-    def _score(self, done: RoundRecord, scores: Scores, now: float) -> None:
-        scored = dataclasses.replace(done, metric=float(scores["metric"]), loss=float(scores["loss"]))
-        self.record = dataclasses.replace(self.record, rounds=(*self.record.rounds, scored))
-        if not self._federation.finished:
-            self._open(now)
-            return
+        self._later(scored, _evaluate, self._start.learner, parameters)
+
+    def _finish_round(self, done: RoundRecord, now: float) -> None:
+        self.record = dataclasses.replace(self.record, rounds=(*self.record.rounds, done))
+        self._save()  # before the journal: a restarted server must not score this round twice
+        self._phase, self._pending = ROUNDS, ()
+        self._keep(now)
+        self._tick(now)
+
+    def _release(self, now: float) -> None:
+        self._phase = RELEASING
+        self._keep(now)
         self._say("the rounds are done; the aggregate is before the gates")
-        self._later(self._judged, _release, self._start.learner, self._federation.parameters, self.record.rounds)
+        assert self._course is not None
+        closed = tuple(done for done in self.record.rounds if done.state == State.CLOSED.value)
+        self._later(self._judged, _release, self._start.learner, self._course.parameters, closed)
 
     def _judged(self, outcome: Mapping[str, Any], now: float) -> None:
         self.record = dataclasses.replace(self.record, outcome={**self.record.outcome, **outcome})
         self._end(SUCCEEDED, str(outcome.get("reason", "")))
+
+    def _last_scores(self) -> tuple[float, float]:
+        if self.record.rounds:
+            return self.record.rounds[-1].metric, self.record.rounds[-1].loss
+        before = self.record.outcome["before"]
+        return float(before["metric"]), float(before["loss"])
+
+    def _reasons(self) -> list[str]:
+        """Return why the last round was abandoned, device by device."""
+        if not self.record.rounds or self.record.rounds[-1].state != State.ABANDONED.value:
+            return []
+        last = self.record.rounds[-1]
+        error = QuorumNotReached(
+            f"{self.record.id}-{last.round}", len(last.participants), self.record.options.min_devices
+        )
+        told = [f"{device}: {why}" for device, why in sorted(last.refused.items())]
+        return [str(error), *told, *(f"{device}: silent" for device in last.silent)]
 
     def _later(self, then: Callable[[Any, float], None], work: Callable[..., Any], *arguments: Any) -> None:
         self._then, self._job = then, self._shop.submit(work, *arguments)
@@ -235,13 +222,45 @@ class Rounds:
         self._save()
 
     def _end(self, state: str, detail: str) -> None:
-        self._round, self._job = None, None
+        self._course, self._job = None, None
         log.info("federation %s %s: %s", self.record.id, state, detail)
         self.record = dataclasses.replace(self.record, state=state, detail=detail)
         self._save()
+        self._shop.registry.journals.forget(self.record.id)
 
     def _save(self) -> None:
         self._shop.registry.fleet.update_federation(self.record)
+
+    def _keep(self, now: float, *, arrays: bool = False) -> None:
+        assert self._course is not None
+        page = self._page(now)
+        if arrays:
+            page = dataclasses.replace(page, arrays=tensors.pack(self._course.arrays()))
+        kept, open_rounds = self._course.kept(), self._course.open_rounds
+        self._shop.registry.journals.write(self.record.id, page, kept, open_rounds=open_rounds)
+        self._kept_at = now
+
+    def _page(self, now: float) -> Page:
+        assert self._course is not None
+        return Page(phase=self._phase, facts={"course": self._course.facts(now), "pending": to_plain(self._pending)})
+
+
+def plan_of(options: FederationOptions, learner: Learner) -> Plan:
+    """Return the plan that `options` ask for."""
+    return Plan(
+        rounds=options.rounds,
+        min_devices=options.min_devices,
+        learning_rate=options.learning_rate * learner.rate,
+        min_rows=options.min_rows,
+        deadline_s=options.deadline_s,
+        seed=options.seed,
+        local_epochs=options.local_epochs,
+        batch_size=options.batch_size,
+        compress=options.compress,
+        max_abandoned=options.max_abandoned,
+        cohort=options.cohort,
+        patience=options.patience,
+    )
 
 
 def _prepare(record: FederationRecord, retrain: Retrain) -> Start:

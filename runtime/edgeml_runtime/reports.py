@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shutil
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from edgeml_runtime.errors import WireError
 from edgeml_runtime.metrics import Counters
 from edgeml_runtime.samples import Samples
 from edgeml_runtime.serving import Serving
+from edgeml_runtime.supply import supply
 from edgeml_runtime.wire import topics
 from edgeml_runtime.wire.messages import TERMINAL, JobStatus, Online, Reported, encode
 
@@ -70,7 +72,8 @@ class Reports:
         if now >= self._telemetry_due:
             self.grown = self._samples.usable() > GROWN * self._rows
             self._telemetry_due = now + self._config.telemetry_s
-            self._send(topics.telemetry(self._config.device, "metrics"), encode(self._counters.snapshot(now)))
+            metrics = dataclasses.replace(self._counters.snapshot(now), **dataclasses.asdict(supply()))
+            self._send(topics.telemetry(self._config.device, "metrics"), encode(metrics))
 
     def not_accepted(self, error: WireError) -> None:
         """Count a message that cannot be accepted; telemetry carries the last one, the log the first of a hundred."""

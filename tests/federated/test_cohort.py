@@ -69,7 +69,7 @@ def test_nobody_is_asked_below_the_quorum_or_the_least_cohort(options: dict[str,
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_every_order_is_the_same_for_the_same_draw_and_another_for_another(order: str) -> None:
-    some = {"target": 5, "over": 0.0, "order": order}
+    some: dict[str, Any] = {"target": 5, "over": 0.0, "order": order}
     assert draw(fleet(40), 1, **some) == draw(fleet(40)[::-1], 1, **some)
     assert len({draw(fleet(40), number, **some) for number in range(8)}) > 1
 

@@ -114,19 +114,21 @@ def test_a_device_that_goes_away_is_not_waited_for_once_there_is_a_quorum(
     assert done.participants == ("a", "b")
 
 
-def test_a_federation_of_an_earlier_server_is_ended_with_its_reason(
-    registry: Registry, start_server: Callable[[], Server], device: Callable[..., Device]
+def test_a_federation_outlives_its_server(
+    registry: Registry, start_server: Callable[[], Server], device: Callable[..., Device], retrain: InMemoryRetrain
 ) -> None:
     registry.add_release(a_bundle(a_model().data), summary={}, run_dir="")
     first = start_server()
+    for number, name in enumerate(("a", "b")):
+        device(name, seed=number)
     federation_id = registry.request_federation("toy", OPTIONS)
-    until(lambda: registry.federation(federation_id).state == "RUNNING", "the federation to start")
+    until(lambda: "waiting for 3 devices" in registry.federation(federation_id).detail, "the federation to wait")
     first.stop()
     start_server()
-    assert wait(registry, federation_id) == "FAILED"
-    assert (
-        "the server stopped after 0 rounds; ask for the federation again" in registry.federation(federation_id).detail
-    )
+    device("c", seed=2)
+    assert wait(registry, federation_id) == "SUCCEEDED", registry.federation(federation_id).detail
+    assert [done.participants for done in registry.federation(federation_id).rounds] == [("a", "b", "c")] * 3
+    assert registry.journals.known() == set()
 
 
 def test_a_failing_preparation_ends_the_federation_and_not_the_server(

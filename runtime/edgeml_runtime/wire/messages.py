@@ -119,6 +119,9 @@ class Metrics:
     labels: Mapping[str, int] = field(default_factory=dict)  # answers by class name
     rss_bytes: int = 0
     last_error: str = ""
+    temperature_c: float | None = None  # of the hottest zone, now
+    battery: float | None = None  # share of a full one, now
+    mains: bool | None = None  # whether it hangs on more than its battery
 
 
 @dataclass(frozen=True, kw_only=True)

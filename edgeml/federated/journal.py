@@ -1,0 +1,195 @@
+"""What of a federation must outlive its process: plain facts and arrays out, the same federation in again.
+
+Updates are not here: whoever keeps them feeds them into the resumed round as they once arrived. Time that
+passed while nobody served does not count against a round, so a wrong clock cannot end one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgeml.errors import UserError
+from edgeml.federated.buffer import Buffer, Ticket
+from edgeml.federated.federation import Federation, RoundResult
+from edgeml.federated.round import Check, Round
+from edgeml.federated.server_step import Memory
+from edgeml.federated.updates import Update
+
+PARAMETERS, MEMORY = "parameters.", "memory."
+LEAST_SHARE = 0.25  # of its deadline that a resumed round has at least: devices must find the server again
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundState:
+    """An open round, without its updates."""
+
+    id: str
+    cohort: tuple[str, ...]
+    quorum: int
+    target: int
+    min_rows: int
+    elapsed_s: float
+    deadline_s: float
+    refused: Mapping[str, str] = field(default_factory=dict)
+    rejected: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederationState:
+    """A federation between two events."""
+
+    history: tuple[RoundResult, ...] = ()
+    last_round: Mapping[str, int] = field(default_factory=dict)
+    durations: tuple[float, ...] = ()
+    round: RoundState | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BufferState:
+    """A buffer, without the updates in it. Times of tickets are ages."""
+
+    version: int
+    steps: int
+    elapsed_s: float
+    tickets: tuple[Ticket, ...] = ()
+    seen: Mapping[str, int] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    rejected: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+
+def round_state(round: Round, now: float) -> RoundState:
+    """Return what of an open round must be kept."""
+    return RoundState(
+        id=round.id,
+        cohort=tuple(sorted(round.cohort)),
+        quorum=round.quorum,
+        target=round.target,
+        min_rows=round.min_rows,
+        elapsed_s=max(0.0, now - round.opened),
+        deadline_s=round.deadline - round.opened,
+        refused=dict(round.refused),
+        rejected={device: dict(counts) for device, counts in round.rejected.items()},
+    )
+
+
+def resume_round(state: RoundState, parameters: Mapping[str, np.ndarray], *, check: Check, now: float) -> Round:
+    """Return the round as it was, with at least a quarter of its deadline left."""
+    elapsed = min(state.elapsed_s, (1 - LEAST_SHARE) * state.deadline_s)
+    again = Round(
+        state.id,
+        frozenset(state.cohort),
+        quorum=state.quorum,
+        opened=now - elapsed,
+        deadline=now - elapsed + state.deadline_s,
+        parameters=parameters,
+        min_rows=state.min_rows,
+        target=state.target,
+        check=check,
+    )
+    again.refused = dict(state.refused)
+    again.rejected = {device: Counter(counts) for device, counts in state.rejected.items()}
+    return again
+
+
+def state_of(federation: Federation, now: float) -> FederationState:
+    """Return the facts of a federation; its arrays are `arrays_of`."""
+    return FederationState(
+        history=tuple(federation.history),
+        last_round=dict(federation.last_round),
+        durations=tuple(federation.durations),
+        round=None if federation.round is None else round_state(federation.round, now),
+    )
+
+
+def arrays_of(federation: Federation | Buffer) -> dict[str, np.ndarray]:
+    """Return the parameters and all that the server's step remembers; they change when a round closes."""
+    found = {PARAMETERS + name: value for name, value in federation.parameters.items()}
+    for part in dataclasses.fields(federation.memory):
+        for name, value in getattr(federation.memory, part.name).items():
+            found[f"{MEMORY}{part.name}.{name}"] = value
+    return found
+
+
+def resume(federation: Federation, state: FederationState, arrays: Mapping[str, np.ndarray], *, now: float) -> None:
+    """Bring a fresh `federation` of the same plan to where `state` and `arrays` were taken.
+
+    Raises UserError when they are of another model.
+    """
+    parameters = _parameters(arrays, federation.parameters, run=federation.run)
+    federation.parameters, federation.memory = parameters, _memory(arrays)
+    federation.history = list(state.history)
+    federation.last_round, federation.durations = dict(state.last_round), list(state.durations)
+    if state.round is not None:
+        federation.round = resume_round(state.round, parameters, check=federation.checked, now=now)
+
+
+def buffer_state(buffer: Buffer, now: float) -> BufferState:
+    """Return the facts of a buffer; its arrays are `arrays_of`."""
+    return BufferState(
+        version=buffer.version,
+        steps=buffer.steps,
+        elapsed_s=max(0.0, now - buffer.began),
+        tickets=tuple(
+            dataclasses.replace(one, asked=now - one.asked, deadline=one.deadline - now)
+            for one in buffer.tickets.values()
+        ),
+        seen=dict(buffer.seen),
+        refused=dict(buffer.refused),
+        rejected={device: dict(counts) for device, counts in buffer.rejected.items()},
+    )
+
+
+def resume_buffer(
+    buffer: Buffer,
+    state: BufferState,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    held: Iterable[tuple[Update, int]],
+    run: str,
+    now: float,
+) -> None:
+    """Bring a fresh `buffer` to where it was, `held` being the updates in it with the versions they are of.
+
+    Raises UserError when they are of another model.
+    """
+    buffer.parameters, buffer.memory = _parameters(arrays, buffer.parameters, run=run), _memory(arrays)
+    buffer.version, buffer.steps = state.version, state.steps
+    most = (1 - LEAST_SHARE) * buffer.deadline_s
+    buffer.began = now - min(state.elapsed_s, most)
+    for update, version in held:
+        buffer.tickets[update.device] = Ticket(device=update.device, version=version, asked=now, deadline=now + most)
+        buffer.receive(update, version=version, now=now)
+    least = LEAST_SHARE * buffer.deadline_s
+    buffer.tickets = {
+        one.device: dataclasses.replace(one, asked=now - one.asked, deadline=now + max(one.deadline, least))
+        for one in state.tickets
+    }
+    buffer.seen, buffer.refused = dict(state.seen), dict(state.refused)
+    buffer.rejected = {device: Counter(counts) for device, counts in state.rejected.items()}
+
+
+def _memory(arrays: Mapping[str, np.ndarray]) -> Memory:
+    parts = {part.name: _part(arrays, f"{MEMORY}{part.name}.") for part in dataclasses.fields(Memory)}
+    return Memory(**parts)
+
+
+def _parameters(
+    arrays: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], *, run: str
+) -> dict[str, np.ndarray]:
+    parameters = _part(arrays, PARAMETERS)
+    shapes = {name: value.shape for name, value in parameters.items()}
+    if shapes != {name: value.shape for name, value in expected.items()}:
+        raise UserError(
+            f"federation {run}: its journal has {len(shapes)} parameters that are not those of the model "
+            f"({len(expected)}): the model or the code has changed; ask for the federation again"
+        )
+    return parameters
+
+
+def _part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}

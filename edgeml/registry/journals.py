@@ -1,0 +1,81 @@
+"""The journal of federations under way: what a restarted server needs, dropped when the federation ends.
+
+One row a federation (its phase, its facts, its arrays) and one row an update of its open rounds. The updates of
+single devices are deleted as soon as their round is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+
+from edgeml.registry import tables
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Where a federation stands. `facts` are JSON values; `arrays` are safetensors bytes, None: as they were."""
+
+    phase: str
+    facts: dict[str, Any]
+    arrays: bytes | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """One update as it arrived, with the seconds it took since its round was opened."""
+
+    round: str
+    device: str
+    header: bytes
+    body: bytes
+    took: float
+
+
+class Journals:
+    """Every method is one short transaction, so a page and the updates that go with it never disagree."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+
+    def write(
+        self, federation_id: str, page: Page, uploads: Iterable[Upload] = (), *, open_rounds: Iterable[str] = ()
+    ) -> None:
+        """Replace the federation's page, add `uploads`, and drop those of rounds that are not in `open_rounds`."""
+        table, ups = tables.journals, tables.uploads
+        values: dict[str, Any] = {"phase": page.phase, "facts": page.facts}
+        if page.arrays is not None:
+            values["arrays"] = page.arrays
+        first = insert(table).values(federation=federation_id, **{"arrays": b"", **values})
+        rows = [{"federation": federation_id, **vars(upload)} for upload in uploads]
+        with self._engine.begin() as connection:
+            connection.execute(first.on_conflict_do_update(index_elements=["federation"], set_=values))
+            if rows:
+                connection.execute(insert(ups).on_conflict_do_nothing(), rows)
+            closed = ups.c.round.not_in(list(open_rounds))
+            connection.execute(sa.delete(ups).where((ups.c.federation == federation_id) & closed))
+
+    def read(self, federation_id: str) -> tuple[Page | None, list[Upload]]:
+        """Return the federation's page and the updates of its open rounds, in the order in which they came."""
+        table, ups = tables.journals, tables.uploads
+        with tables.reader(self._engine) as connection:
+            row = connection.execute(sa.select(table).where(table.c.federation == federation_id)).mappings().first()
+            query = sa.select(ups).where(ups.c.federation == federation_id).order_by(sa.literal_column("rowid"))
+            rows = connection.execute(query).mappings().all()
+        page = None if row is None else Page(phase=row["phase"], facts=row["facts"], arrays=row["arrays"])
+        return page, [Upload(**{name: up[name] for name in Upload.__dataclass_fields__}) for up in rows]
+
+    def known(self) -> set[str]:
+        """Return the federations that have a page."""
+        with tables.reader(self._engine) as connection:
+            return {str(row[0]) for row in connection.execute(sa.select(tables.journals.c.federation))}
+
+    def forget(self, federation_id: str) -> None:
+        """Drop everything of a federation that has ended."""
+        with self._engine.begin() as connection:
+            for table in (tables.journals, tables.uploads):
+                connection.execute(sa.delete(table).where(table.c.federation == federation_id))
