@@ -7,7 +7,7 @@ from edgeml.federated.aggregate import AGGREGATORS, Believe, aggregate, apply_de
 from edgeml.federated.assembly import Assembly
 from edgeml.federated.buffer import Buffer, BufferOptions, Held, Step, Ticket
 from edgeml.federated.cohort import Candidate, Cohort, CohortOptions, Patience, choose, deadline_after
-from edgeml.federated.federation import Federation, Plan, RoundResult
+from edgeml.federated.federation import Federation, Plan, RoundResult, check_upload, make_offer
 from edgeml.federated.round import Outcome, Round, State
 from edgeml.federated.server_step import STEPS, Memory, ServerStep, take
 from edgeml.federated.updates import FAULTS, BadUpdate, Update, check_outputs, check_update, fault_of
@@ -41,9 +41,11 @@ __all__ = [
     "apply_delta",
     "check_outputs",
     "check_update",
+    "check_upload",
     "choose",
     "deadline_after",
     "fault_of",
     "least_updates",
+    "make_offer",
     "take",
 ]

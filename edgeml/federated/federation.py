@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -133,31 +133,22 @@ class Federation:
 
     def checked(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the changes in an upload, as they were before compression; raise WireError when it has none."""
-        shapes = {name: value.shape for name, value in self.parameters.items()}
-        return check_update(compress.decode(arrays, self.plan.compress, shapes), self.parameters)
+        return check_upload(arrays, self.plan, self.parameters)
 
     def offer(self, task: Task) -> tuple[TaskOffer, bytes]:
         """Return the offer of the open round, to be signed, and the parameters blob it names."""
         if self.round is None:
             raise UserError(f"federation {self.run}: no round is open; begin one first")
-        blob = tensors.pack(self.parameters)
-        given = {"lr": self.plan.learning_rate, "seed": float(self.plan.seed + len(self.history))}
-        offer = TaskOffer(
+        return make_offer(
+            self.plan,
+            task,
+            parameters=self.parameters,
             round=self.round.id,
-            kind=task.kind,
             model=self.model,
-            cohort=tuple(sorted(self.round.cohort)),
-            graph=task.digest,
-            graph_bytes=len(task.data),
-            parameters=digest_of(blob),
-            parameters_bytes=len(blob),
-            scalars={name: given[name] for name in task.scalars},
-            min_rows=self.plan.min_rows,
-            max_update_bytes=len(blob) + UPDATE_SLACK_BYTES,
+            cohort=self.round.cohort,
+            number=len(self.history),
             deadline_s=self.round.deadline - self.round.opened,
-            compress=self.plan.compress,
         )
-        return offer, blob
 
     def conclude(self, now: float) -> RoundResult | None:
         """Return the result of the open round once it is over, with `parameters` moved on if it closed."""
@@ -199,6 +190,49 @@ class Federation:
             raise UserError(f"federation {self.run}: no round has ended yet")
         self.history[-1] = dataclasses.replace(self.history[-1], metric=metric, bytes_down=bytes_down)
         return self.history[-1]
+
+
+def check_upload(
+    arrays: Mapping[str, np.ndarray], plan: Plan, parameters: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Return the changes in an upload, as they were before compression; raise WireError when it has none."""
+    shapes = {name: value.shape for name, value in parameters.items()}
+    return check_update(compress.decode(arrays, plan.compress, shapes), parameters)
+
+
+def make_offer(
+    plan: Plan,
+    task: Task,
+    *,
+    parameters: Mapping[str, np.ndarray],
+    round: str,
+    model: str,
+    cohort: Iterable[str],
+    number: int,
+    deadline_s: float,
+) -> tuple[TaskOffer, bytes]:
+    """Return the offer of `task` to `cohort`, to be signed, and the blob of parameters it names.
+
+    `number` counts the rounds before this one: every round has its own seed.
+    """
+    blob = tensors.pack(parameters)
+    given = {"lr": plan.learning_rate, "seed": float(plan.seed + number)}
+    offer = TaskOffer(
+        round=round,
+        kind=task.kind,
+        model=model,
+        cohort=tuple(sorted(cohort)),
+        graph=task.digest,
+        graph_bytes=len(task.data),
+        parameters=digest_of(blob),
+        parameters_bytes=len(blob),
+        scalars={name: given[name] for name in task.scalars},
+        min_rows=plan.min_rows,
+        max_update_bytes=len(blob) + UPDATE_SLACK_BYTES,
+        deadline_s=deadline_s,
+        compress=plan.compress,
+    )
+    return offer, blob
 
 
 def _mean(name: str, metrics: list[Mapping[str, float]], weights: list[int]) -> float | None:
