@@ -146,6 +146,7 @@ class Task:
     parameters: Mapping[str, np.ndarray]
     scalars: tuple[str, ...]  # 0-d inputs the round must give: lr, seed, ...
     outputs: Mapping[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)  # name -> dtype, shape
+    controls: Mapping[str, np.ndarray] = field(default_factory=dict)  # more that offers carry and devices change
 
     @functools.cached_property
     def digest(self) -> str:

@@ -98,7 +98,14 @@ def in_numpy(
         curve.append(total / len(x))
     delta = {f"delta.{name}": w[name] - WEIGHTS[name] for name in w}
     before, after = loss_and_gradients(x, y, WEIGHTS)[0], loss_and_gradients(x, y, w)[0]
-    return {**delta, "loss.before": before, "loss.after": after, "loss.curve": curve, "rows": len(x)}
+    return {
+        **delta,
+        "loss.before": before,
+        "loss.after": after,
+        "loss.curve": curve,
+        "rows": len(x),
+        "steps": epochs * -(-len(x) // batch_size),
+    }
 
 
 def some_rows(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -136,6 +143,7 @@ def test_nothing_whose_shape_depends_on_the_rows_leaves_the_device() -> None:
         "loss.after": (),
         "loss.curve": (3,),
         "rows": (),
+        "steps": (),
     }
     assert task.scalars == ("lr", "seed") and task.source == a_graph().digest
 
