@@ -10,12 +10,14 @@ from edgeml.federated.cohort import Candidate, Cohort, CohortOptions, Patience, 
 from edgeml.federated.federation import Federation, Plan, RoundResult, check_upload, make_offer
 from edgeml.federated.round import Outcome, Round, State
 from edgeml.federated.server_step import STEPS, Memory, ServerStep, take
+from edgeml.federated.strategy import STRATEGIES, Strategy, strategy
 from edgeml.federated.updates import FAULTS, BadUpdate, Update, check_outputs, check_update, fault_of
 
 __all__ = [
     "AGGREGATORS",
     "FAULTS",
     "STEPS",
+    "STRATEGIES",
     "Assembly",
     "BadUpdate",
     "Believe",
@@ -36,6 +38,7 @@ __all__ = [
     "State",
     "Step",
     "Ticket",
+    "Strategy",
     "Update",
     "aggregate",
     "apply_delta",
@@ -47,5 +50,6 @@ __all__ = [
     "fault_of",
     "least_updates",
     "make_offer",
+    "strategy",
     "take",
 ]

@@ -22,17 +22,22 @@ class Believe:
     """How far devices are believed.
 
     `byzantine` is how many of a round may send anything; `clip_norm` shortens every change, all parameters taken
-    together, to at most that 2-norm before it is aggregated.
+    together, to at most that 2-norm before it is aggregated. `fairness` is q-FedAvg's q: 0 is FedAvg, and the larger
+    it is, the more count devices with a large loss; `rate` is the learning rate that the devices took.
     """
 
     byzantine: int = 1
     clip_norm: float | None = None
+    fairness: float = 1.0
+    rate: float = 0.05
 
     def __post_init__(self) -> None:
         if self.byzantine < 0:
             raise UserError(f"byzantine {self.byzantine}: choose 0 or more devices")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise UserError(f"clip_norm {self.clip_norm}: choose a number above 0")
+        if not 0 <= self.fairness < math.inf or not 0 < self.rate < math.inf:
+            raise UserError(f"fairness {self.fairness}, rate {self.rate}: choose 0 or more, and a number above 0")
 
 
 TRUSTING = Believe()
@@ -51,12 +56,33 @@ def fedavg(updates: Sequence[Update], believe: Believe = TRUSTING) -> Change:
 def fednova(updates: Sequence[Update], believe: Believe = TRUSTING) -> Change:
     """Return the mean change per local step, times the mean number of steps (arXiv 2007.07481).
 
-    Devices that took more steps, for they have more rows, do not pull the model their way. For plain SGD.
+    Devices that took more steps, for they have more rows, do not pull the model their way. With momentum `steps` is
+    how often their gradients count together, the paper's norm of a_i (see `Federation`).
     """
     rows = float(sum(update.rows for update in updates))
     shares = [update.rows / rows for update in updates]
     steps = sum(share * update.steps for share, update in zip(shares, updates, strict=True))
     return _weighted(updates, [s * steps / update.steps for s, update in zip(shares, updates, strict=True)])
+
+
+def qfedavg(updates: Sequence[Update], believe: Believe = TRUSTING) -> Change:
+    """Return q-FedAvg's change (arXiv 1905.10497, algorithm 2): the larger a device's loss, the more it counts.
+
+    sum(p_i F_i^q d_i) / sum(p_i (q F_i^(q-1) |d_i|^2 / rate + F_i^q)) with F_i the loss before training. The paper
+    draws devices by their share of rows p_i; here all of a round count, with p_i as their weight. A device that told
+    no loss is left out; UserError when none told one.
+    """
+    q, told = believe.fairness, [u for u in updates if 0 <= u.metrics.get("loss.before", math.nan) < math.inf]
+    if not told:
+        raise UserError(f"none of {len(updates)} devices told its loss.before, which qfedavg weighs by: use fedavg")
+    losses = [max(update.metrics["loss.before"], 1e-10) for update in told]
+    weights = [update.rows * loss**q for update, loss in zip(told, losses, strict=True)]
+    curved = [
+        update.rows * q * loss ** (q - 1) * norm(update.delta) ** 2 / believe.rate
+        for update, loss in zip(told, losses, strict=True)
+    ]
+    total = sum(weights) + sum(curved)
+    return _weighted(told, [weight / total for weight in weights])
 
 
 def median(updates: Sequence[Update], believe: Believe = TRUSTING) -> Change:
@@ -103,6 +129,7 @@ def bulyan(updates: Sequence[Update], believe: Believe = TRUSTING) -> Change:
 AGGREGATORS: dict[str, Aggregator] = {
     "fedavg": fedavg,
     "fednova": fednova,
+    "qfedavg": qfedavg,
     "median": median,
     "trimmed_mean": trimmed_mean,
     "krum": krum,

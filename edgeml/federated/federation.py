@@ -19,6 +19,7 @@ from edgeml.federated.aggregate import Believe, aggregate, apply_delta, least_up
 from edgeml.federated.cohort import Candidate, CohortOptions, Patience, choose, deadline_after
 from edgeml.federated.round import Round, State
 from edgeml.federated.server_step import Memory, ServerStep, take
+from edgeml.federated.strategy import Strategy, strategy
 from edgeml.federated.updates import Update, check_update
 from edgeml_runtime.wire import compress, tensors
 from edgeml_runtime.wire.blocks import digest_of
@@ -39,15 +40,26 @@ class Plan:
     min_rows: int = 20
     deadline_s: float = 60.0
     seed: int = 0
-    rule: str = "fedavg"
+    strategy: str = "fedavg"  # of STRATEGIES
     local_epochs: int = 1  # of the task, and
     batch_size: int = 16  # its rows a step: how many steps an update is of
+    momentum: float = 0.0  # of its optimizer: how much those steps count together
+    mu: float | None = None  # instead of the strategy's
+    decay: float = 1.0  # of the learning rate, from round to round
+    epoch_decay: float = 1.0  # and from one local epoch to the next, where the task takes it
     believe: Believe = field(default_factory=Believe)
-    server: ServerStep = field(default_factory=ServerStep)
+    server: ServerStep | None = None  # instead of the strategy's
     compress: str = ""  # how updates travel, see `edgeml_runtime.wire.compress`
     max_abandoned: int = 3  # rounds without a quorum in a row before the federation gives up
     cohort: CohortOptions = field(default_factory=CohortOptions)
     patience: Patience = field(default_factory=Patience)
+
+    @property
+    def row(self) -> Strategy:
+        """The strategy, with this plan's own numbers."""
+        found = strategy(self.strategy)
+        mu = found.mu if self.mu is None or not found.proximal else self.mu
+        return dataclasses.replace(found, mu=mu, server=self.server or found.server)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,22 +81,38 @@ class RoundResult:
 class Federation:
     """Rounds of one model; `run` names them and must not be used twice on one broker."""
 
-    def __init__(self, run: str, plan: Plan, *, model: str, parameters: Mapping[str, np.ndarray]) -> None:
+    def __init__(
+        self,
+        run: str,
+        plan: Plan,
+        *,
+        model: str,
+        parameters: Mapping[str, np.ndarray],
+        controls: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         if not DEVICE_ID.fullmatch(f"{run}-{plan.rounds}"):
             raise UserError(f"a federation called {run!r}: use up to 56 characters of A-Z a-z 0-9 _ -")
-        if plan.min_devices < (least := least_updates(plan.rule, plan.believe)):
+        rule, byzantine = plan.row.rule, plan.believe.byzantine
+        if plan.min_devices < (least := least_updates(rule, plan.believe)):
             raise UserError(
-                f"min_devices {plan.min_devices}: {plan.rule} against {plan.believe.byzantine} byzantine devices needs "
+                f"min_devices {plan.min_devices}: {rule} against {byzantine} byzantine devices needs "
                 f"{least} updates; raise min_devices, or expect fewer byzantine ones"
             )
         self.run, self.plan, self.model = run, plan, model
         self.parameters: dict[str, np.ndarray] = dict(parameters)
+        self.controls: dict[str, np.ndarray] = dict(controls or {})  # SCAFFOLD's c
+        self.known: dict[str, int] = {}  # rows of every device that was ever there
         self.history: list[RoundResult] = []
         self.round: Round | None = None
         self.memory = Memory()
         self.last_round: dict[str, int] = {}  # device -> number of the last round whose aggregate it is part of
         self.durations: list[float] = []  # seconds from an offer to an update, the newest last
         self.passed_over: Mapping[str, str] = {}  # devices that the last draw left out, and why
+
+    @property
+    def offered(self) -> dict[str, np.ndarray]:
+        """All arrays that devices get, and send back as changes."""
+        return {**self.parameters, **self.controls}
 
     @property
     def closed(self) -> int:
@@ -111,6 +139,7 @@ class Federation:
             return None
         plan, number = self.plan, len(self.history) + 1
         known = [Candidate(device=d, rows=n) for d, n in fleet.items()] if isinstance(fleet, Mapping) else fleet
+        self.known |= {one.device: one.rows for one in known}
         candidates = [dataclasses.replace(one, last_round=self.last_round.get(one.device, 0)) for one in known]
         quorum, draw = plan.min_devices, (plan.seed, number)
         chosen = choose(candidates, plan.cohort, min_rows=plan.min_rows, quorum=quorum, draw=draw)
@@ -124,7 +153,7 @@ class Federation:
             quorum=quorum,
             opened=now,
             deadline=now + deadline_s,
-            parameters=self.parameters,
+            parameters=self.offered,
             min_rows=plan.min_rows,
             target=chosen.target,
             check=self.checked,
@@ -133,7 +162,7 @@ class Federation:
 
     def checked(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the changes in an upload, as they were before compression; raise WireError when it has none."""
-        return check_upload(arrays, self.plan, self.parameters)
+        return check_upload(arrays, self.plan, self.offered)
 
     def offer(self, task: Task) -> tuple[TaskOffer, bytes]:
         """Return the offer of the open round, to be signed, and the parameters blob it names."""
@@ -142,7 +171,7 @@ class Federation:
         return make_offer(
             self.plan,
             task,
-            parameters=self.parameters,
+            parameters=self.offered,
             round=self.round.id,
             model=self.model,
             cohort=self.round.cohort,
@@ -157,10 +186,7 @@ class Federation:
         outcome = self.round.outcome
         assert outcome is not None
         if outcome.state is State.CLOSED:
-            counted = [self._with_steps(update) for update in outcome.updates]
-            change = aggregate(counted, rule=self.plan.rule, believe=self.plan.believe)
-            step, self.memory = take(self.plan.server, change, self.memory)
-            self.parameters = apply_delta(self.parameters, step)
+            self._learn(outcome.updates)
         weights = [update.rows for update in outcome.updates]
         metrics = [update.metrics for update in outcome.updates]
         result = RoundResult(
@@ -180,9 +206,26 @@ class Federation:
         self.round = None
         return result
 
+    def _learn(self, updates: Sequence[Update]) -> None:
+        """Move the parameters on, and c by what the c_i of the participants moved, as their part of all known rows."""
+        row, believe = self.plan.row, dataclasses.replace(self.plan.believe, rate=self.plan.learning_rate)
+        change = aggregate([self._with_steps(update) for update in updates], rule=row.rule, believe=believe)
+        moved = {name: change[name] for name in self.parameters}
+        step, self.memory = take(row.server, moved, self.memory)
+        self.parameters = apply_delta(self.parameters, step)
+        present = sum(update.rows for update in updates)
+        share = np.float32(present / max(present, sum(self.known.values())))
+        self.controls = apply_delta(self.controls, {name: share * change[name] for name in self.controls})
+
     def _with_steps(self, update: Update) -> Update:
-        steps = self.plan.local_epochs * math.ceil(update.rows / self.plan.batch_size)
-        return dataclasses.replace(update, steps=steps)
+        """Count what the gradients of `update` weigh together: its steps, with momentum m (arXiv 2007.07481, 4.1)
+
+        (K - m (1 - m^K) / (1 - m)) / (1 - m). A device that did less than it was asked for says so.
+        """
+        most, m = self.plan.local_epochs * math.ceil(update.rows / self.plan.batch_size), self.plan.momentum
+        told = update.metrics.get("steps", math.inf)
+        steps = min(most, told) if told >= 1 else most
+        return dataclasses.replace(update, steps=(steps - m * (1 - m**steps) / (1 - m)) / (1 - m))
 
     def note(self, *, metric: float | None = None, bytes_down: int = 0) -> RoundResult:
         """Fill in what only the caller knows of the last round; return the completed result."""
@@ -216,7 +259,8 @@ def make_offer(
     `number` counts the rounds before this one: every round has its own seed.
     """
     blob = tensors.pack(parameters)
-    given = {"lr": plan.learning_rate, "seed": float(plan.seed + number)}
+    rate = plan.learning_rate * plan.decay**number
+    given = {"lr": rate, "seed": float(plan.seed + number), "mu": plan.row.mu, "lr.decay": plan.epoch_decay}
     offer = TaskOffer(
         round=round,
         kind=task.kind,

@@ -20,7 +20,7 @@ from edgeml.federated.round import Check, Round
 from edgeml.federated.server_step import Memory
 from edgeml.federated.updates import Update
 
-PARAMETERS, MEMORY = "parameters.", "memory."
+PARAMETERS, CONTROLS, MEMORY = "parameters.", "controls.", "memory."
 LEAST_SHARE = 0.25  # of its deadline that a resumed round has at least: devices must find the server again
 
 
@@ -46,6 +46,7 @@ class FederationState:
     history: tuple[RoundResult, ...] = ()
     last_round: Mapping[str, int] = field(default_factory=dict)
     durations: tuple[float, ...] = ()
+    known: Mapping[str, int] = field(default_factory=dict)  # device -> rows
     round: RoundState | None = None
 
 
@@ -102,6 +103,7 @@ def state_of(federation: Federation, now: float) -> FederationState:
         history=tuple(federation.history),
         last_round=dict(federation.last_round),
         durations=tuple(federation.durations),
+        known=dict(federation.known),
         round=None if federation.round is None else round_state(federation.round, now),
     )
 
@@ -109,6 +111,8 @@ def state_of(federation: Federation, now: float) -> FederationState:
 def arrays_of(federation: Federation | Buffer) -> dict[str, np.ndarray]:
     """Return the parameters and all that the server's step remembers; they change when a round closes."""
     found = {PARAMETERS + name: value for name, value in federation.parameters.items()}
+    if isinstance(federation, Federation):
+        found |= {CONTROLS + name: value for name, value in federation.controls.items()}
     for part in dataclasses.fields(federation.memory):
         for name, value in getattr(federation.memory, part.name).items():
             found[f"{MEMORY}{part.name}.{name}"] = value
@@ -122,10 +126,11 @@ def resume(federation: Federation, state: FederationState, arrays: Mapping[str, 
     """
     parameters = _parameters(arrays, federation.parameters, run=federation.run)
     federation.parameters, federation.memory = parameters, _memory(arrays)
+    federation.controls, federation.known = _part(arrays, CONTROLS), dict(state.known)
     federation.history = list(state.history)
     federation.last_round, federation.durations = dict(state.last_round), list(state.durations)
     if state.round is not None:
-        federation.round = resume_round(state.round, parameters, check=federation.checked, now=now)
+        federation.round = resume_round(state.round, federation.offered, check=federation.checked, now=now)
 
 
 def buffer_state(buffer: Buffer, now: float) -> BufferState:

@@ -54,7 +54,7 @@ class Update:
     delta: Mapping[str, np.ndarray]  # by parameter, float32
     metrics: Mapping[str, float] = field(default_factory=dict)  # loss.before, loss.after, seconds
     size: int = 0  # bytes on the wire
-    steps: int = 1  # that the device took
+    steps: float = 1  # that the device took, as often as their gradients count
 
 
 def check_update(arrays: Mapping[str, np.ndarray], parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -95,6 +95,8 @@ class FederationOptions:
     compress: str = ""  # how updates travel: fp16, int8, topk:0.05, sign
     cohort: CohortOptions = field(default_factory=CohortOptions)
     patience: Patience = field(default_factory=Patience)
+    strategy: str = "fedavg"  # of edgeml.federated.STRATEGIES
+    mu: float | None = None  # of the proximal term, instead of the strategy's
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from edgeml import graph, tasks
+from edgeml import graph
 from edgeml.artifacts import OnnxModel, Task
-from edgeml.autodiff import SGD, training_step
 from edgeml.errors import EdgeMLError, QuorumNotReached
-from edgeml.federated import Federation, Plan, State
+from edgeml.federated import Federation, Plan, State, strategy
+from edgeml.federated.local import task_of
 from edgeml.registry import FederationOptions, FederationRecord, Page, RoundRecord
 from edgeml.registry.records import FAILED, RUNNING, SUCCEEDED
 from edgeml.server.course import Arrays, Course, GiveUp, RoundEnd, Shop, Synchronous
@@ -132,7 +132,11 @@ class Rounds:
         self._start = start
         registry, options = self._shop.registry, self.record.options
         federation = Federation(
-            self.record.id, plan_of(options, start.learner), model=self.record.model, parameters=start.task.parameters
+            self.record.id,
+            plan_of(options, start.learner),
+            model=self.record.model,
+            parameters=start.task.parameters,
+            controls=start.task.controls,
         )
         registry.put_blob(start.task.data)
         if not self.record.outcome:
@@ -257,6 +261,9 @@ def plan_of(options: FederationOptions, learner: Learner) -> Plan:
         local_epochs=options.local_epochs,
         batch_size=options.batch_size,
         compress=options.compress,
+        strategy=options.strategy,
+        mu=options.mu,
+        momentum=options.momentum,
         max_abandoned=options.max_abandoned,
         cohort=options.cohort,
         patience=options.patience,
@@ -264,9 +271,15 @@ def plan_of(options: FederationOptions, learner: Learner) -> Plan:
 
 
 def _prepare(record: FederationRecord, retrain: Retrain) -> Start:
-    learner = retrain.prepare(record)
-    step = training_step(learner.model, loss=learner.loss, optimizer=SGD(momentum=record.options.momentum))
-    task = tasks.training(step, epochs=record.options.local_epochs, batch_size=record.options.batch_size)
+    learner, options = retrain.prepare(record), record.options
+    task = task_of(
+        strategy(options.strategy, without=frozenset({"release"})),
+        learner.model,
+        loss=learner.loss,
+        momentum=options.momentum,
+        epochs=options.local_epochs,
+        batch_size=options.batch_size,
+    )
     return Start(learner, task, learner.evaluate(learner.model))
 
 

@@ -17,6 +17,7 @@ from edgeml.errors import UserError
 
 KEPT, KEEP, SEEN = "kept.", "keep.", "seen"
 OWN = "personal."  # a device's second model, in its memory
+VARIATE = "variate."  # its c_i; not `control.`, lest c of the offer be taken for its first value
 DECAY = "lr.decay"
 
 

@@ -21,7 +21,7 @@ from edgeml.autodiff.shaping import ANCHOR, CONTROL, MU
 from edgeml.errors import UserError
 from edgeml.tasks.emitter import Emitter, outputs_of
 from edgeml.tasks.hoist import Split, split
-from edgeml.tasks.local import DECAY, KEEP, KEPT, OWN, SEEN, Local, Roles, roles
+from edgeml.tasks.local import DECAY, KEEP, KEPT, OWN, SEEN, VARIATE, Local, Roles, roles
 from edgeml.tasks.permutation import emit_permutation
 
 DELTA = "delta."
@@ -117,8 +117,8 @@ class _Program:
         """Return SCAFFOLD's corrections c - c_i (arXiv 1910.06378), c of the offer and c_i of the device's memory."""
         found = {}
         for name, value in self.roles.shared.items() if self.roles.control else ():
-            self.kept.append(_floats(KEPT + CONTROL + name, value.shape))
-            found[CONTROL + name] = e.op("Sub", CONTROL + name, KEPT + CONTROL + name)
+            self.kept.append(_floats(KEPT + VARIATE + name, value.shape))
+            found[CONTROL + name] = e.op("Sub", CONTROL + name, KEPT + VARIATE + name)
         return found
 
     def _new_controls(self, e: Emitter, new: Mapping[str, str]) -> None:
@@ -141,7 +141,7 @@ class _Program:
             mean = e.op("Div", e.op("Sub", name, new[name]), weight)
             change = e.op("Sub", mean, CONTROL + name)
             self._out(DELTA + CONTROL + name, change, value.shape, e=e)
-            self._out(KEEP + CONTROL + name, e.op("Add", KEPT + CONTROL + name, change), value.shape, e=e)
+            self._out(KEEP + VARIATE + name, e.op("Add", KEPT + VARIATE + name, change), value.shape, e=e)
 
     def _second(self, e: Emitter) -> None:
         """Train the device's own model, drawn to the round's parameters."""

@@ -23,6 +23,7 @@ from edgeml_runtime.wire.tasks import (
     LOSS_AFTER,
     LOSS_BEFORE,
     ROWS_INPUT,
+    STEPS,
     TARGET,
     TaskKind,
 )
@@ -48,7 +49,7 @@ class Answer:
 
     update: dict[str, np.ndarray]  # by output name
     rows: int
-    metrics: dict[str, float] = field(default_factory=dict)  # of training: loss.before, loss.after
+    metrics: dict[str, float] = field(default_factory=dict)  # of training: loss.before, loss.after, steps
     keep: dict[str, np.ndarray] = field(default_factory=dict)  # by name, without `keep.`
 
 
@@ -179,7 +180,7 @@ def sorted_out(outputs: Sequence[TensorSpec], answers: Arrays, *, kind: TaskKind
             keep[spec.name.removeprefix(KEEP)] = array
         elif kind != "training" or spec.name.startswith(DELTA):
             update[spec.name] = array
-        elif spec.name in (LOSS_BEFORE, LOSS_AFTER) and not spec.shape:
+        elif spec.name in (LOSS_BEFORE, LOSS_AFTER, STEPS) and not spec.shape:
             metrics[spec.name] = float(array)
     _check_finite(update, keep, metrics, training=kind == "training")
     return Answer(update, rows, metrics, keep)

@@ -12,14 +12,15 @@ from edgeml.federated import AGGREGATORS, Believe, Federation, Plan, Update, agg
 from edgeml.federated.aggregate import norm
 
 every_rule = pytest.mark.parametrize("rule", sorted(AGGREGATORS))
-robust_rules = pytest.mark.parametrize("rule", sorted(AGGREGATORS.keys() - {"fedavg", "fednova"}))
-TRUST = Believe(byzantine=0)
+robust_rules = pytest.mark.parametrize("rule", sorted(AGGREGATORS.keys() - {"fedavg", "fednova", "qfedavg"}))
+TRUST = Believe(byzantine=0, fairness=0.0)
+TOLD = {"loss.before": 0.5}
 
 
 def updates(n: int, *, seed: int = 0) -> list[Update]:
     rng = np.random.default_rng(seed)
     return [
-        Update(f"pi-{i}", int(rng.integers(1, 1000)), {"w": rng.normal(size=(3, 2)).astype(np.float32)})
+        Update(f"pi-{i}", int(rng.integers(1, 1000)), {"w": rng.normal(size=(3, 2)).astype(np.float32)}, metrics=TOLD)
         for i in range(n)
     ]
 
@@ -36,7 +37,8 @@ def test_the_order_of_arrival_does_not_matter(rule: str, seed: int, n: int) -> N
 @every_rule
 def test_devices_that_agree_are_believed(rule: str) -> None:
     delta = {"w": np.array([0.1, -2.5], np.float32), "b": np.array(3.0, np.float32)}
-    agreed = aggregate([Update(f"pi-{i}", i + 1, delta) for i in range(7)], rule=rule)
+    same = [Update(f"pi-{i}", i + 1, delta, metrics=TOLD) for i in range(7)]
+    agreed = aggregate(same, rule=rule, believe=Believe(fairness=0.0))
     assert agreed["b"].shape == () and all(np.array_equal(agreed[name], delta[name]) for name in delta)
 
 
@@ -99,7 +101,7 @@ def test_too_few_updates_for_a_rule_are_refused_with_the_numbers(rule: str) -> N
             UserError, match=rf"{rule} against 2 byzantine devices needs {least} updates and has {least - 1}"
         ):
             aggregate(updates(least - 1), rule=rule, believe=Believe(byzantine=2))
-        plan = Plan(min_devices=least - 1, rule=rule, believe=Believe(byzantine=2))
+        plan = Plan(min_devices=least - 1, strategy=rule, believe=Believe(byzantine=2))
         with pytest.raises(UserError, match=f"min_devices {least - 1}.*raise min_devices"):
             Federation("digits-1", plan, model="digits", parameters={"w": np.zeros(2, np.float32)})
     assert aggregate(updates(least), rule=rule, believe=Believe(byzantine=2))["w"].shape == (3, 2)
@@ -122,3 +124,15 @@ def test_fednova_takes_the_number_of_steps_out() -> None:
     apart = [Update("a", 10, {"w": way}, steps=1), Update("b", 10, {"w": -10 * way}, steps=10)]
     np.testing.assert_allclose(aggregate(apart, rule="fednova")["w"], 0.0, atol=1e-6)
     assert np.abs(aggregate(apart)["w"]).min() > 1
+
+
+def test_qfedavg_listens_to_the_device_with_the_larger_loss() -> None:
+    way = np.array([1.0], np.float32)
+    pulled = [
+        Update("a", 10, {"w": way}, metrics={"loss.before": 4.0}),
+        Update("b", 10, {"w": -way}, metrics={"loss.before": 1.0}),
+    ]
+    assert aggregate(pulled, rule="qfedavg", believe=Believe(fairness=2.0, rate=1.0))["w"][0] > 0
+    assert aggregate(pulled, rule="qfedavg", believe=Believe(fairness=0.0))["w"][0] == 0
+    deaf = [*pulled, Update("c", 10, {"w": 100 * way}, metrics={"loss.before": float("nan")})]
+    assert abs(aggregate(deaf, rule="qfedavg", believe=Believe(fairness=0.0))["w"][0]) == 0

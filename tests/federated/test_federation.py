@@ -234,7 +234,7 @@ def test_each_round_has_its_own_seed_and_its_bounds() -> None:
 
 def test_fednova_counts_the_steps_that_rows_batches_and_epochs_make() -> None:
     """30 rows are 2 x 4 steps of 8, 80 rows 2 x 10: the mean change per step, times the mean number of steps."""
-    f = a_federation(rule="fednova", local_epochs=2, batch_size=8)
+    f = a_federation(strategy="fednova", local_epochs=2, batch_size=8)
     r = f.begin({"a": 30, "b": 80}, now=0.0)
     assert r is not None
     for device, rows, change in (("a", 30, 8.0), ("b", 80, -20.0)):  # one up, one down by 1 a step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +14,9 @@ from edgeml.artifacts import Task
 from edgeml.autodiff import SGD, Adam, training_step
 from edgeml.autodiff.shaping import Shaping
 from edgeml.errors import UserError
-from edgeml.tasks import Local, permutation, training
+from edgeml.tasks import Local, training
 from edgeml_runtime.session import Session
+from tests.tasks import trajectory
 from tests.tasks.test_training_task import LAYERS, MEAN, SCALE, SCALER, WEIGHTS, a_model, loss_and_gradients, some_rows
 
 F32 = np.float32
@@ -27,6 +29,7 @@ MODEL = a_model(
 X, Y = some_rows(37)
 STEPS = EPOCHS * 5
 Arrays = dict[str, Any]
+trained = functools.partial(trajectory.trained, rows=(X, Y), epochs=EPOCHS, batch_size=BATCH, rate=RATE, seed=SEED)
 
 
 def a_task(shaping: Shaping, local: Local, *, optimizer: Any = None) -> Task:
@@ -48,31 +51,6 @@ def run(task: Task, *, kept: Mapping[str, np.ndarray] | None = None, **given: An
 
 def memory(answers: Arrays) -> dict[str, np.ndarray]:
     return {name.removeprefix("keep."): value for name, value in answers.items() if name.startswith("keep.")}
-
-
-def trained(
-    start: Mapping[str, np.ndarray],
-    *,
-    anchor: Mapping[str, np.ndarray] | None = None,
-    mu: float = 0.0,
-    control: Mapping[str, np.ndarray] | None = None,
-    momentum: float = 0.0,
-    decay: float = 1.0,
-) -> Arrays:
-    """The parameters after all local epochs, in float64."""
-    w: Arrays = {name: np.asarray(value, np.float64) for name, value in start.items()}
-    v = {name: np.zeros_like(value) for name, value in w.items()}
-    for epoch in range(EPOCHS):
-        order = permutation(len(X), SEED, epoch)
-        for first in range(0, len(X), BATCH):
-            batch = order[first : first + BATCH]
-            slopes = loss_and_gradients(X[batch], Y[batch], w)[1]
-            for name in w:
-                slope = slopes[name] + mu * (w[name] - (anchor or start)[name])
-                slope = slope + (control[name] if control else 0.0)
-                v[name] = momentum * v[name] + slope
-            w = {name: w[name] - RATE * decay**epoch * v[name] for name in w}
-    return w
 
 
 def some_controls(seed: int) -> dict[str, np.ndarray]:
@@ -99,14 +77,14 @@ def test_control_variates_correct_every_step_and_move_on(momentum: float) -> Non
     task = a_task(Shaping(control=True), Local(momentum=momentum))
     c, mine = some_controls(1), some_controls(2)
     sent = {f"control.{name}": value for name, value in c.items()}
-    got = run(task, kept={f"control.{name}": value for name, value in mine.items()}, **sent)
+    got = run(task, kept={f"variate.{name}": value for name, value in mine.items()}, **sent)
     expected = trained(WEIGHTS, control={name: c[name] - mine[name] for name in c}, momentum=momentum)
     weight = RATE * sum((1 - momentum**k) / (1 - momentum) for k in range(1, STEPS + 1))
     assert got["steps"] == STEPS and task.controls.keys() == sent.keys()
     for name in WEIGHTS:
         close(got[f"delta.{name}"], expected[name] - WEIGHTS[name])
         new = mine[name] - c[name] + (WEIGHTS[name] - expected[name]) / weight
-        close(memory(got)[f"control.{name}"], new)
+        close(memory(got)[f"variate.{name}"], new)
         close(got[f"delta.control.{name}"], new - mine[name])
 
 
@@ -117,7 +95,7 @@ def test_a_control_variate_is_the_mean_gradient_where_the_steps_are_one_batch_ea
     got = run(task, **{f"control.{name}": value for name, value in some_controls(1).items()})
     slopes = loss_and_gradients(X, Y, WEIGHTS)[1]
     for name in WEIGHTS:
-        close(memory(got)[f"control.{name}"], slopes[name])
+        close(memory(got)[f"variate.{name}"], slopes[name])
 
 
 def test_a_decaying_rate_is_an_input() -> None:
@@ -128,7 +106,7 @@ def test_a_decaying_rate_is_an_input() -> None:
         close(got[f"delta.{name}"], expected[name] - WEIGHTS[name])
     corrected = run(a_task(Shaping(control=True), Local(decay=True)), **{"lr.decay": 0.5})
     weight = RATE * 5 * (1 + 0.5 + 0.25)
-    close(memory(corrected)["control.w1"], (WEIGHTS["w1"] - expected["w1"]) / weight)
+    close(memory(corrected)["variate.w1"], (WEIGHTS["w1"] - expected["w1"]) / weight)
 
 
 def test_personal_parameters_stay_and_go_on_where_they_were() -> None:
