@@ -37,10 +37,6 @@ class Emitter:
         """Return a 0-d int64 constant."""
         return self._constant(f"task.int.{value}", np.array(value, dtype=np.int64))
 
-    def real(self, value: float) -> str:
-        """Return a 0-d float32 constant."""
-        return self._constant(f"task.float.{value!r}", np.array(value, dtype=np.float32))
-
     def vector(self, *values: int) -> str:
         """Return a 1-D int64 constant: axes or a shape."""
         return self._constant("task.ints." + ".".join(map(str, values)), np.array(values, dtype=np.int64))

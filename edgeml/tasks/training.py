@@ -84,7 +84,7 @@ class _Program:
         start = {name: start[name] for name in self.graph.parameters}
         corrections = {ANCHOR + name: tensor for name, tensor in start.items()} | self._controls(e)
         if self.local.copy:
-            corrections[MU] = e.real(0.0)
+            corrections[MU] = _float(e, 0.0)
         self._loss(e, BEFORE, start)
         new, curve = self._trained(e, start, corrections)
         self._loss(e, AFTER, new)
@@ -111,7 +111,7 @@ class _Program:
         """Return what the device kept as `name`, or `first` in its first round."""
         value = self.graph.parameters[like or name]
         self.kept.append(_floats(KEPT + name, value.shape))
-        return e.op("Where", e.op("Greater", KEPT + SEEN, e.real(0.5)), KEPT + name, first)
+        return e.op("Where", e.op("Greater", KEPT + SEEN, _float(e, 0.5)), KEPT + name, first)
 
     def _controls(self, e: Emitter) -> dict[str, str]:
         """Return SCAFFOLD's corrections c - c_i (arXiv 1910.06378), c of the offer and c_i of the device's memory."""
@@ -129,9 +129,9 @@ class _Program:
         """
         steps, m = e.op("Cast", e.op("Max", STEPS, e.number(1)), to=TensorProto.FLOAT), self.local.momentum
         if m:
-            rest = e.op("Sub", e.real(1.0), e.op("Pow", e.real(m), steps))
-            steps = e.op("Sub", steps, e.op("Mul", rest, e.real(m / (1 - m))))
-            steps = e.op("Mul", steps, e.real(1 / (1 - m)))
+            rest = e.op("Sub", _float(e, 1.0), e.op("Pow", _float(e, m), steps))
+            steps = e.op("Sub", steps, e.op("Mul", rest, _float(e, m / (1 - m))))
+            steps = e.op("Mul", steps, _float(e, 1 / (1 - m)))
         elif self.local.decay:
             self.constants["task.epochs"] = np.arange(self.epochs, dtype=np.float32)
             rates = e.op("ReduceMean", e.op("Pow", DECAY, "task.epochs"), keepdims=0)
@@ -159,7 +159,7 @@ class _Program:
         self._out(STEPS, steps, (), e=e, of=TensorProto.INT64)
         if any(value.name != KEPT + SEEN for value in self.kept) and not self.roles.control:
             self.kept.append(_floats(KEPT + SEEN, ()))
-            self._out(KEEP + SEEN, e.real(1.0), (), e=e)
+            self._out(KEEP + SEEN, _float(e, 1.0), (), e=e)
 
     def _out(self, name: str, tensor: str, shape: Sequence[int], *, e: Emitter, of: int = TensorProto.FLOAT) -> None:
         e.named(name, tensor)
@@ -242,6 +242,10 @@ class _Body:
         outputs = [helper.make_tensor_value_info(more, TensorProto.BOOL, [])]
         outputs += [_floats(name, shape) for name, shape in zip(results, shapes, strict=True)]
         return helper.make_graph(e.nodes, e.prefix.strip("/"), inputs, outputs)
+
+
+def _float(e: Emitter, value: float) -> str:
+    return e.value(np.array(value, dtype=np.float32))
 
 
 def _floats(name: str, shape: Sequence[int]) -> ValueInfoProto:
