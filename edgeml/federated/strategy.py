@@ -38,85 +38,82 @@ class Strategy:
         return self.mu > 0
 
 
-def _rows() -> tuple[Strategy, ...]:
-    adaptive = {kind: ServerStep(kind=kind, rate=0.03) for kind in ("adagrad", "adam", "yogi")}
-    seen, late = frozenset({"secure"}), frozenset({"async"})
-    return (
-        Strategy(name="fedavg", what="the mean change, by rows", paper="1602.05629"),
-        Strategy(
-            name="fedavgm",
-            what="the server keeps momentum",
-            paper="1909.06335",
-            server=ServerStep(kind="momentum", beta1=0.9, rate=0.3),
-        ),
-        Strategy(name="fedprox", what="devices are drawn to the round's parameters by mu", paper="1812.06127", mu=0.1),
-        Strategy(
-            name="scaffold",
-            what="devices add c - c_i to their gradients, against drift",
-            paper="1910.06378",
-            control=True,
-            excludes=late,
-        ),
-        Strategy(
-            name="fednova",
-            what="the mean change per local step",
-            paper="2007.07481",
-            rule="fednova",
-            excludes=seen,
-        ),
-        Strategy(name="fedadagrad", what="Adagrad on the server", paper="2003.00295", server=adaptive["adagrad"]),
-        Strategy(name="fedadam", what="Adam on the server", paper="2003.00295", server=adaptive["adam"]),
-        Strategy(name="fedyogi", what="Yogi on the server", paper="2003.00295", server=adaptive["yogi"]),
-        Strategy(
-            name="qfedavg",
-            what="devices with a larger loss count more",
-            paper="1905.10497",
-            rule="qfedavg",
-            excludes=seen,
-        ),
-        Strategy(name="median", what="the median of every value", paper="1803.01498", rule="median", excludes=seen),
-        Strategy(
-            name="trimmed_mean",
-            what="the mean of every value without the extremes",
-            paper="1803.01498",
-            rule="trimmed_mean",
-            excludes=seen,
-        ),
-        Strategy(
-            name="krum", what="the change nearest to its neighbours", paper="1703.02757", rule="krum", excludes=seen
-        ),
-        Strategy(
-            name="multi_krum",
-            what="the mean of the changes nearest to their neighbours",
-            paper="1703.02757",
-            rule="multi_krum",
-            excludes=seen,
-        ),
-        Strategy(
-            name="bulyan",
-            what="Krum's choices, and of them the values nearest to the median",
-            paper="1802.07927",
-            rule="bulyan",
-            excludes=seen,
-        ),
-        Strategy(
-            name="fedper",
-            what="the last layer stays on the device",
-            paper="1912.00818",
-            personal="head",
-            excludes=frozenset({"release"}),
-        ),
-        Strategy(
-            name="ditto",
-            what="FedAvg, and a second model on each device, drawn to it by mu",
-            paper="2012.04221",
-            mu=0.5,
-            personal="model",
-        ),
-    )
+_ADAPTIVE = {kind: ServerStep(kind=kind, rate=0.03) for kind in ("adagrad", "adam", "yogi")}
+_SEEN, _LATE = frozenset({"secure"}), frozenset({"async"})
+_ROWS = (
+    Strategy(name="fedavg", what="the mean change, by rows", paper="1602.05629"),
+    Strategy(
+        name="fedavgm",
+        what="the server keeps momentum",
+        paper="1909.06335",
+        server=ServerStep(kind="momentum", beta1=0.9, rate=0.3),
+    ),
+    Strategy(name="fedprox", what="devices are drawn to the round's parameters by mu", paper="1812.06127", mu=0.1),
+    Strategy(
+        name="scaffold",
+        what="devices add c - c_i to their gradients, against drift",
+        paper="1910.06378",
+        control=True,
+        excludes=_LATE,
+    ),
+    Strategy(
+        name="fednova",
+        what="the mean change per local step",
+        paper="2007.07481",
+        rule="fednova",
+        excludes=_SEEN,
+    ),
+    Strategy(name="fedadagrad", what="Adagrad on the server", paper="2003.00295", server=_ADAPTIVE["adagrad"]),
+    Strategy(name="fedadam", what="Adam on the server", paper="2003.00295", server=_ADAPTIVE["adam"]),
+    Strategy(name="fedyogi", what="Yogi on the server", paper="2003.00295", server=_ADAPTIVE["yogi"]),
+    Strategy(
+        name="qfedavg",
+        what="devices with a larger loss count more",
+        paper="1905.10497",
+        rule="qfedavg",
+        excludes=_SEEN,
+    ),
+    Strategy(name="median", what="the median of every value", paper="1803.01498", rule="median", excludes=_SEEN),
+    Strategy(
+        name="trimmed_mean",
+        what="the mean of every value without the extremes",
+        paper="1803.01498",
+        rule="trimmed_mean",
+        excludes=_SEEN,
+    ),
+    Strategy(name="krum", what="the change nearest to its neighbours", paper="1703.02757", rule="krum", excludes=_SEEN),
+    Strategy(
+        name="multi_krum",
+        what="the mean of the changes nearest to their neighbours",
+        paper="1703.02757",
+        rule="multi_krum",
+        excludes=_SEEN,
+    ),
+    Strategy(
+        name="bulyan",
+        what="Krum's choices, and of them the values nearest to the median",
+        paper="1802.07927",
+        rule="bulyan",
+        excludes=_SEEN,
+    ),
+    Strategy(
+        name="fedper",
+        what="the last layer stays on the device",
+        paper="1912.00818",
+        personal="head",
+        excludes=frozenset({"release"}),
+    ),
+    Strategy(
+        name="ditto",
+        what="FedAvg, and a second model on each device, drawn to it by mu",
+        paper="2012.04221",
+        mu=0.5,
+        personal="model",
+    ),
+)
 
 
-STRATEGIES: dict[str, Strategy] = {row.name: row for row in _rows()}
+STRATEGIES: dict[str, Strategy] = {row.name: row for row in _ROWS}
 
 
 def strategy(name: str, *, without: frozenset[str] = frozenset()) -> Strategy:

@@ -173,7 +173,7 @@ class _Program:
         self._out(name, f"{name}/loss", (), e=e)
 
     def _trained(
-        self, e: Emitter, start: Mapping[str, str], corrections: Mapping[str, str], prefix: str = ""
+        self, e: Emitter, start: Mapping[str, str], corrections: Mapping[str, str], *, prefix: str = ""
     ) -> tuple[dict[str, str], str]:
         """Return the parameters after all epochs, and the loss of each epoch."""
         zeros = [e.op("ConstantOfShape", e.vector(*zero.shape)) for zero in self.graph.state.values()]
