@@ -20,6 +20,7 @@ from edgeml.tasks.emitter import Emitter, outputs_of
 
 ROWS, LEFT_OUT, TARGET = "rows", "rows.left_out", "target"
 OPSET, IR = 18, 8  # reductions take axes as inputs from 18; onnxruntime 1.17 to 1.32 read IR 8
+Target = Literal["", "values", "counts", "positive", "classes"]  # counts are numbers >= 0
 DTYPES = {"float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE}
 
 
@@ -43,9 +44,9 @@ class Program:
     """A graph while it is written: `x` is float64 (n, features), `y` float64 (n,) values or int64 (n,) indices."""
 
     def __init__(
-        self, columns: Columns, *, target: Literal["", "values", "classes"] = "", missing: bool = False
+        self, columns: Columns, *, target: Target = "", missing: bool = False, least: float | None = None
     ) -> None:
-        """Begin with the rows; with `missing`, rows that lack a number stay, as NaN."""
+        """Begin with the rows; with `missing`, rows that lack a number stay; rows with one below `least` never do."""
         self.columns = columns
         self.constants: dict[str, np.ndarray] = {}
         self.e = e = Emitter("", self.constants)
@@ -53,24 +54,42 @@ class Program:
         self._parameters: dict[str, np.ndarray] = {}
         self._outputs: list[onnx.ValueInfoProto] = []
         self.x = e.op("Cast", columns.name, to=TensorProto.DOUBLE)
-        kept = "" if missing else e.op("ReduceMin", self._finite(self.x), e.vector(1), keepdims=0)
+        kept = "" if missing else self._whole(least)
         self.y = ""
         if target:
-            dtype = TensorProto.DOUBLE if target == "values" else TensorProto.INT64
+            dtype = TensorProto.INT64 if target == "classes" else TensorProto.DOUBLE
             self._inputs.append(helper.make_tensor_value_info(TARGET, dtype, ["rows"]))
-            good = self._finite(TARGET) if target == "values" else self._known(TARGET)
+            good = self._known(target)
             kept = e.op("Min", kept, good) if kept else good
             self.y = TARGET
         self._keep(kept)
 
-    def _finite(self, tensor: str) -> str:
-        """Return 1 where `tensor` is a number, 0 where it is NaN or infinite."""
-        return self.e.op("Cast", self.e.op("LessOrEqual", self.e.op("Abs", tensor), self.e.real(_MAX)), to=_INT)
+    def _whole(self, least: float | None) -> str:
+        """Return 1 for the rows whose every number is finite, and not below `least`."""
+        e, good = self.e, self._finite(self.x)
+        if least is not None:
+            good = e.op("Min", good, e.op("Cast", e.op("GreaterOrEqual", self.x, e.real(least)), to=_INT))
+        return e.op("ReduceMin", good, e.vector(1), keepdims=0)
 
-    def _known(self, target: str) -> str:
+    def finite(self, tensor: str) -> str:
+        """Return, as bool, where `tensor` is a number, and neither NaN nor infinite."""
+        return self.e.op("LessOrEqual", self.e.op("Abs", tensor), self.e.real(_MAX))
+
+    def _finite(self, tensor: str) -> str:
+        return self.e.op("Cast", self.finite(tensor), to=_INT)
+
+    def _known(self, target: Target) -> str:
+        """Return 1 where a row's target is one of the classes, or a number that `target` allows."""
         e = self.e
-        known = e.op("And", e.op("GreaterOrEqual", target, e.number(0)), e.op("Less", target, e.number(self.classes)))
-        return e.op("Cast", known, to=_INT)
+        if target == "classes":
+            known = e.op(
+                "And", e.op("GreaterOrEqual", TARGET, e.number(0)), e.op("Less", TARGET, e.number(self.classes))
+            )
+            return e.op("Cast", known, to=_INT)
+        if target == "values":
+            return self._finite(TARGET)
+        above = e.op("Greater" if target == "positive" else "GreaterOrEqual", TARGET, e.real(0.0))
+        return e.op("Min", self._finite(TARGET), e.op("Cast", above, to=_INT))
 
     def _keep(self, kept: str) -> None:
         e = self.e
@@ -113,6 +132,10 @@ class Program:
     def gram(self, left: str, right: str) -> str:
         """Return left' right, the sum over rows of all products of two columns."""
         return self.e.op("MatMul", self.e.op("Transpose", left, perm=[1, 0]), right)
+
+    def with_ones(self, tensor: str) -> str:
+        """Return (n, d) `tensor` as (n, d + 1), the last column of ones."""
+        return self.e.op("Pad", tensor, self.e.vector(0, 0, 0, 1), self.e.real(1.0))
 
     def column(self, tensor: str) -> str:
         """Return (n,) `tensor` as (n, 1)."""

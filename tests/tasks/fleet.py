@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,17 +15,29 @@ Rows = Mapping[str, np.ndarray]
 
 
 def split(rows: Rows, *, devices: int = 10, seed: int = 0) -> list[Rows]:
-    """Return the rows of `devices`, the first of which has one row and the last of which has most."""
+    """Return the rows of `devices`: none, one, rows of one class only (where there are classes), and ever more."""
     n = len(next(iter(rows.values())))
     order = np.random.default_rng(seed).permutation(n)
-    share = np.arange(1, devices) ** 2
-    cuts = np.concatenate([[1], 1 + (np.cumsum(share) * (n - 1) // share.sum())])[:-1]
-    return [{name: array[index] for name, array in rows.items()} for index in np.split(order, cuts)]
+    only = order[:0]
+    if "target" in rows and rows["target"].dtype.kind == "i":
+        only = order[rows["target"][order] == rows["target"][order[-1]]][:7]
+    rest = order[~np.isin(order, only)]
+    share = np.arange(1, devices - 1) ** 2
+    cuts = 1 + np.cumsum(share)[:-1] * (len(rest) - 1) // share.sum()
+    parts = [rest[:0], rest[:1], *np.split(rest[1:], cuts - 1)]
+    if len(only):
+        parts[2:4] = [only, np.concatenate(parts[2:4])]
+    return [{name: array[index] for name, array in rows.items()} for index in parts]
+
+
+@functools.lru_cache(maxsize=4)
+def _session(graph: bytes) -> Session:
+    return Session(graph)
 
 
 def answer(task: Task, rows: Rows) -> dict[str, np.ndarray]:
     """Return what one device sends for `task`, in the dtypes and shapes that the task announced."""
-    session = Session(task.data)
+    session = _session(task.data)
     wanted = {spec.name for spec in session.inputs}
     given = {name: array for name, array in rows.items() if name in wanted}
     found = session.run({**task.parameters, **given})
@@ -33,8 +46,8 @@ def answer(task: Task, rows: Rows) -> dict[str, np.ndarray]:
 
 
 def sums(task: Task, fleet: Sequence[Rows]) -> dict[str, np.ndarray]:
-    """Return the element-wise float64 sum of all devices' answers."""
-    answers = [answer(task, rows) for rows in fleet]
+    """Return the element-wise float64 sum of the answers of all devices; one that has no rows refuses."""
+    answers = [answer(task, rows) for rows in fleet if len(next(iter(rows.values())))]
     return {name: np.sum([a[name] for a in answers], axis=0, dtype=np.float64) for name in task.outputs}
 
 

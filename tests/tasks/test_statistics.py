@@ -1,47 +1,159 @@
-"""Federated over uneven devices equals scikit-learn on the pooled rows."""
+"""Federated over uneven devices equals scikit-learn on the pooled rows, for every family of the table."""
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 import numpy as np
 import pytest
-from sklearn.datasets import load_diabetes
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import LinearRegression, Ridge
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.preprocessing import KBinsDiscretizer
+from sklearn.svm import SVC
 
+from edgeml import convert
 from edgeml.errors import DataError, UnsupportedModel, UserError
-from edgeml.tasks.program import Columns
-from edgeml.tasks.statistics import begin
-from tests.tasks.fleet import conclude, split, sums
+from edgeml.tasks import study
+from edgeml.tasks.statistics import FAMILIES, begin
+from edgeml_runtime.session import Session
+from tests.tasks.fleet import answer, conclude, split, sums
+from tests.tasks.pooled import CASES, Case
+
+EVERY_CASE = [
+    pytest.param(name, case, id=f"{name}-{number}-{case.data}")
+    for name in CASES
+    for number, case in enumerate(CASES[name])
+]
 
 
-def diabetes() -> dict[str, np.ndarray]:
-    x, y = load_diabetes(return_X_y=True, scaled=False)
-    return {"x": x.astype(np.float32), "target": y.astype(np.float64)}
+def gap(found: Any, expected: Any) -> float:
+    """Return the largest difference, relative to the largest number that is expected."""
+    parts = zip(found, expected, strict=True) if np.asarray(expected).dtype == object else [(found, expected)]
+    gaps = []
+    for mine, theirs in parts:
+        mine, theirs = np.asarray(mine, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
+        assert mine.shape == theirs.shape
+        gaps.append(float(np.abs(mine - theirs).max() / max(np.abs(theirs).max(), 1e-300)))
+    return max(gaps)
 
 
-@pytest.mark.parametrize("estimator", [Ridge(0.5), Ridge(fit_intercept=False), LinearRegression()], ids=str)
-def test_a_regression_over_ten_devices_is_that_of_the_pooled_rows(estimator: Ridge) -> None:
-    rows = diabetes()
-    found = conclude(begin(estimator, Columns(10)), split(rows)).result()
-    pooled = estimator.fit(rows["x"].astype(np.float64), rows["target"])
-    assert np.allclose(found.coef_, pooled.coef_, rtol=1e-9, atol=1e-9)
-    assert np.allclose(found.intercept_, pooled.intercept_, rtol=1e-9)
-    assert np.allclose(found.predict(rows["x"]), pooled.predict(rows["x"]))
+def test_the_table_and_its_cases_are_the_same_families() -> None:
+    assert CASES.keys() == FAMILIES.keys()
+
+
+@pytest.mark.parametrize("name, case", EVERY_CASE)
+def test_ten_uneven_devices_learn_what_the_pooled_rows_teach(name: str, case: Case) -> None:
+    family = FAMILIES[name]
+    fleet = split(case.rows(family.target))
+    sizes = [len(rows["x"]) for rows in fleet]
+    assert len(fleet) == 10 and sizes[:2] == [0, 1] and sizes[-1] > 5 * sizes[3] and sum(sizes) == len(case.features)
+    found = conclude(begin(case.estimator, case.shape(family.target)), fleet).result()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pooled = case.pooled(family.target)
+    gaps = {attribute: gap(getattr(found, attribute), getattr(pooled, attribute)) for attribute in family.learned}
+    assert max(gaps.values()) <= family.precision, gaps
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_was_learned_converts_and_answers_like_scikit_learn(name: str) -> None:
+    family, case = FAMILIES[name], CASES[name][0]
+    x = case.features
+    found = conclude(begin(case.estimator, case.shape(family.target)), split(case.rows(family.target))).result()
+    graph = convert.open_room("sklearn").convert(found, {"numeric": x.shape[1]}, source="test")
+    given = Session(graph.data).run({"numeric": x})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pooled = case.pooled(family.target)
+    wide = x.astype(np.float64)
+    if family.target == "classes":
+        assert np.mean(given["label"] == pooled.predict(wide)) > 0.999
+        assert np.allclose(given["probabilities"], pooled.predict_proba(wide), atol=1e-3)
+    else:
+        says = pooled.predict(wide) if hasattr(pooled, "predict") and name != "KMeans" else pooled.transform(wide)
+        says = says.toarray() if hasattr(says, "toarray") else says
+        only = next(value for key, value in given.items() if value.size == says.size)
+        assert np.allclose(only.reshape(says.shape), says, rtol=1e-3, atol=1e-3 * np.abs(says).max())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_device_without_rows_adds_nothing(name: str) -> None:
+    family, case = FAMILIES[name], CASES[name][0]
+    current, fleet = begin(case.estimator, case.shape(family.target)), split(case.rows(family.target))
+    while not current.done:
+        task = current.task()
+        nothing = answer(task, fleet[0])
+        assert len(fleet[0]["x"]) == 0 and not any(array.any() for array in nothing.values())
+        current = current.take(sums(task, fleet))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_study_that_takes_the_same_sums_asks_the_same_questions(name: str) -> None:
+    family, case = FAMILIES[name], CASES[name][0]
+    first, fleet = begin(case.estimator, case.shape(family.target)), split(case.rows(family.target))
+    journal = []
+    while not first.done:
+        journal.append((first.task(), sums(first.task(), fleet)))
+        first = first.take(journal[-1][1])
+    again = begin(case.estimator, case.shape(family.target))
+    for task, taken in journal:
+        asked = again.task()
+        assert asked.digest == task.digest and asked.kind == "statistics"
+        assert all(np.array_equal(asked.parameters[key], value) for key, value in task.parameters.items())
+        again = again.take(taken)
+    assert again.rounds == first.rounds == len(journal)
+    assert again.notes == first.notes
+    with pytest.raises(UserError, match="has a result and no task"):
+        again.task()
 
 
 def test_a_study_refuses_sums_that_are_not_its_tasks() -> None:
-    study = begin("Ridge", Columns(10))
-    given = sums(study.task(), split(diabetes()))
+    case = CASES["Ridge"][0]
+    current = study("Ridge", features=10)
+    given = sums(current.task(), split(case.rows("values")))
     with pytest.raises(DataError, match=r"sum\.x"):
-        study.take({**given, "sum.x": np.full(10, np.nan)})
+        current.take({**given, "sum.x": np.full(10, np.nan)})
+    with pytest.raises(DataError, match=r"sum\.x"):
+        current.take({**given, "sum.x": np.zeros(9)})
     with pytest.raises(DataError, match="the task gives"):
-        study.take({"rows": given["rows"]})
+        current.take({"rows": given["rows"]})
     with pytest.raises(UserError, match="not done"):
-        study.result()
+        current.result()
 
 
-def test_what_is_no_sum_is_refused_by_name() -> None:
-    with pytest.raises(UnsupportedModel, match="RandomForestClassifier"):
-        begin(RandomForestClassifier(), Columns(4))
-    with pytest.raises(UserError, match="positive=True"):
-        begin(Ridge(positive=True), Columns(4))
+@pytest.mark.parametrize(
+    "estimator, advice",
+    [
+        (RandomForestClassifier(), "gradient boosting by agreed histograms"),
+        (KNeighborsClassifier(), "keeps the rows themselves.*LogisticRegression"),
+        (SVC(), "support vectors are rows.*LogisticRegression"),
+        (MLPClassifier(), "edgeml.tasks.training"),
+        (object(), "not known as a sum"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_no_sum_is_refused_with_what_can_be_federated(estimator: object, advice: str) -> None:
+    with pytest.raises(UnsupportedModel, match=f"{type(estimator).__name__}.*{advice}.*exact are Ridge"):
+        study(estimator, features=4)
+
+
+@pytest.mark.parametrize(
+    "estimator, complaint",
+    [
+        (Ridge(positive=True), r"positive=True.*leave it at False"),
+        (LogisticRegression(l1_ratio=1.0), r"l1_ratio=1.0"),
+        (LogisticRegression(), "name at least two"),
+        (KMeans(3), r"k-means\+\+.*give init as an array of \(3, 4\)"),
+        (PCA("mle"), "mle"),
+        (KBinsDiscretizer(strategy="kmeans"), "kmeans"),
+    ],
+    ids=str,
+)
+def test_an_option_that_is_not_federated_is_refused_by_name(estimator: Any, complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        study(estimator, features=4)

@@ -1,69 +1,209 @@
-"""The table of estimators that a fleet fits exactly: how each begins, what it honours, how exact it is."""
+"""The table of estimators that a fleet fits exactly, and the door to it."""
 
 from __future__ import annotations
 
 import copy
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from edgeml.errors import UnsupportedModel, UserError
-from edgeml.tasks.program import Columns
-from edgeml.tasks.statistics import linear
+from edgeml.tasks.program import Columns, Target
+from edgeml.tasks.statistics import (
+    bayes,
+    clusters,
+    components,
+    counts,
+    discriminant,
+    generalized,
+    linear,
+    scalers,
+)
+from edgeml.tasks.statistics.instead import instead_of
 from edgeml.tasks.study import Inquiry, Question
 
 
 @dataclass(frozen=True)
 class Family:
-    """One estimator: `begin` writes its first question; parameters it neither honours nor may ignore are refused."""
+    """One estimator: `begin` writes its first question; options it neither honours nor may ignore are refused."""
 
-    module: str  # of scikit-learn
+    module: str  # that has the class
     begin: Callable[[Any, Columns], Question]
-    target: Literal["", "values", "classes"]
+    learned: tuple[str, ...]  # the attributes that must equal those of scikit-learn on the pooled rows
+    precision: float  # by how much they may differ, relative to the largest number of each
     rounds: str
-    precision: float  # largest difference to scikit-learn on the pooled rows, relative to the largest number
+    target: Target = ""
     honours: tuple[str, ...] = ()
     ignores: tuple[str, ...] = ()  # how a solver goes about it, not where it arrives
 
 
-_SOLVER = ("copy_X", "max_iter", "tol", "solver", "random_state", "n_jobs", "verbose")
+_LINEAR, _SCALE, _BAYES = "sklearn.linear_model", "sklearn.preprocessing", "sklearn.naive_bayes"
+_SOLVER = ("copy", "copy_X", "copy_x", "max_iter", "n_jobs", "random_state", "solver", "tol", "verbose", "warm_start")
+_FITTED_LINE = ("coef_", "intercept_")
+_DISCRIMINANT = "sklearn.discriminant_analysis"
 FAMILIES: Mapping[str, Family] = {
-    "Ridge": Family(
-        module="sklearn.linear_model",
-        begin=linear.ridge,
-        target="values",
-        rounds="2",
-        precision=1e-9,
-        honours=("alpha", "fit_intercept"),
-        ignores=_SOLVER,
-    ),
+    "Ridge": Family(_LINEAR, linear.ridge, _FITTED_LINE, 1e-11, "2", "values", ("alpha", "fit_intercept"), _SOLVER),
     "LinearRegression": Family(
-        module="sklearn.linear_model",
-        begin=linear.linear_regression,
-        target="values",
-        rounds="2",
-        precision=1e-9,
-        honours=("fit_intercept",),
+        _LINEAR, linear.linear_regression, _FITTED_LINE, 1e-11, "2", "values", ("fit_intercept",), _SOLVER
+    ),
+    "LogisticRegression": Family(
+        _LINEAR,
+        generalized.logistic,
+        _FITTED_LINE,
+        1e-11,
+        "6 to 12",
+        "classes",
+        ("C", "fit_intercept", "class_weight"),
+        _SOLVER,
+    ),
+    "PoissonRegressor": Family(
+        _LINEAR, generalized.poisson, _FITTED_LINE, 1e-11, "6 to 9", "counts", ("alpha", "fit_intercept"), _SOLVER
+    ),
+    "GammaRegressor": Family(
+        _LINEAR, generalized.gamma, _FITTED_LINE, 1e-11, "6 to 9", "positive", ("alpha", "fit_intercept"), _SOLVER
+    ),
+    "StandardScaler": Family(
+        _SCALE,
+        scalers.standard_scaler,
+        ("mean_", "var_", "scale_"),
+        1e-13,
+        "2",
+        honours=("with_mean", "with_std"),
         ignores=_SOLVER,
     ),
+    "MinMaxScaler": Family(
+        _SCALE,
+        scalers.min_max_scaler,
+        ("data_min_", "data_max_", "data_range_", "scale_", "min_"),
+        0.0,
+        "4 to 5 (float32)",
+        honours=("feature_range", "clip"),
+        ignores=_SOLVER,
+    ),
+    "RobustScaler": Family(
+        _SCALE,
+        scalers.robust_scaler,
+        ("center_", "scale_"),
+        0.0,
+        "4 to 5 (float32)",
+        honours=("quantile_range", "unit_variance", "with_centering", "with_scaling"),
+        ignores=_SOLVER,
+    ),
+    "KBinsDiscretizer": Family(
+        _SCALE,
+        scalers.k_bins,
+        ("bin_edges_", "n_bins_"),
+        0.0,
+        "4 to 5 (float32)",
+        honours=("n_bins", "encode", "strategy", "quantile_method", "dtype"),
+        ignores=("subsample", "random_state"),
+    ),
+    "PCA": Family(
+        "sklearn.decomposition",
+        components.pca,
+        ("mean_", "components_", "explained_variance_", "explained_variance_ratio_", "singular_values_"),
+        1e-11,
+        "2",
+        honours=("n_components", "whiten"),
+        ignores=(*_SOLVER, "svd_solver", "iterated_power", "n_oversamples", "power_iteration_normalizer"),
+    ),
+    "GaussianNB": Family(
+        _BAYES,
+        bayes.gaussian_nb,
+        ("theta_", "var_", "class_prior_"),
+        1e-13,
+        "2",
+        "classes",
+        ("priors", "var_smoothing"),
+    ),
+    "MultinomialNB": Family(
+        _BAYES,
+        bayes.multinomial_nb,
+        ("feature_count_", "feature_log_prob_", "class_log_prior_"),
+        1e-13,
+        "1",
+        "classes",
+        ("alpha", "force_alpha", "fit_prior", "class_prior"),
+    ),
+    "BernoulliNB": Family(
+        _BAYES,
+        bayes.bernoulli_nb,
+        ("feature_count_", "feature_log_prob_", "class_log_prior_"),
+        1e-13,
+        "1",
+        "classes",
+        ("alpha", "binarize", "force_alpha", "fit_prior", "class_prior"),
+    ),
+    "LinearDiscriminantAnalysis": Family(
+        _DISCRIMINANT,
+        discriminant.lda,
+        ("means_", "priors_", "coef_", "intercept_", "explained_variance_ratio_"),
+        1e-11,
+        "2",
+        "classes",
+        ("priors", "n_components", "tol"),
+    ),
+    "QuadraticDiscriminantAnalysis": Family(
+        _DISCRIMINANT,
+        discriminant.qda,
+        ("means_", "priors_", "scalings_"),
+        1e-11,
+        "2",
+        "classes",
+        ("priors", "reg_param", "store_covariance", "tol"),
+    ),
+    "KMeans": Family(
+        "sklearn.cluster",
+        clusters.k_means,
+        ("cluster_centers_", "inertia_"),
+        1e-13,
+        "as many as scikit-learn's iterations, and 1",
+        honours=("init", "max_iter", "n_clusters", "tol"),
+        ignores=("algorithm", "copy_x", "n_init", "random_state", "verbose"),
+    ),
+    "TfidfTransformer": Family(
+        "sklearn.feature_extraction.text",
+        counts.tfidf,
+        ("idf_",),
+        1e-15,
+        "1",
+        honours=("norm", "smooth_idf", "sublinear_tf", "use_idf"),
+    ),
+    "Cooccurrence": Family(counts.__name__, counts.cooccurrence, ("coef_",), 0.0, "1"),
 }
 
 
-def begin(estimator: Any, columns: Columns) -> Inquiry:
-    """Return the study that fits `estimator`, an unfitted scikit-learn one or its name, on rows like `columns`.
+def study(
+    what: Any,
+    *,
+    features: int,
+    classes: Sequence[object] = (),
+    name: str = "x",
+    dtype: Literal["float32", "float64"] = "float32",
+) -> Inquiry:
+    """Return the study that fits `what`, an unfitted scikit-learn estimator or the name of one, over a fleet.
 
-    Raises UnsupportedModel when its training is no sum over devices, UserError when an option of it is not honoured.
+    Devices hold rows of (rows, `features`) under `name`, the model's own input, and for what learns from targets
+    `target`: int64 (rows,) indices into `classes`, or float64 (rows,) values. The result is a fitted estimator.
+
+    Raises UnsupportedModel when its training is no sum over devices, UserError when an option is not federated.
     """
+    return begin(what, Columns(features, name=name, dtype=dtype, classes=tuple(classes)))
+
+
+def begin(estimator: Any, columns: Columns) -> Inquiry:
+    """Return the study that fits `estimator` on rows like `columns`; see `study`."""
     name = estimator if isinstance(estimator, str) else type(estimator).__name__
     if name not in FAMILIES:
-        raise UnsupportedModel(f"{name} is not federated exactly; these are: {', '.join(FAMILIES)}")
+        raise UnsupportedModel(f"{name} is not federated exactly: {instead_of(name)}; exact are {', '.join(FAMILIES)}")
     family = FAMILIES[name]
     kind = getattr(importlib.import_module(family.module), name)
     estimator = kind() if isinstance(estimator, str) else copy.deepcopy(estimator)
-    _check_options(estimator, kind, family)
+    if hasattr(kind, "get_params"):
+        _check_options(estimator, kind, family)
     if family.target == "classes" and len(columns.classes) < 2:
-        raise UserError(f"{name} tells classes apart: name at least two, columns have {len(columns.classes)}")
+        raise UserError(f"{name} tells classes apart: name at least two; there are {len(columns.classes)}")
     return Inquiry("statistics", family.begin(estimator, columns))
 
 
@@ -73,6 +213,6 @@ def _check_options(estimator: Any, kind: Any, family: Family) -> None:
         free = option in family.honours or option in family.ignores
         if not free and repr(value) != repr(default[option]):
             raise UserError(
-                f"{kind.__name__}({option}={value!r}): this option is not federated; leave it at {default[option]!r}, "
-                f"or change one of {', '.join(family.honours) or 'none'}"
+                f"{kind.__name__}({option}={value!r}): this option is not federated; leave it at {default[option]!r} "
+                f"(federated are {', '.join(family.honours) or 'none'})"
             )
