@@ -6,8 +6,8 @@ counted in `rows.left_out`: one NaN would make a whole fleet's sum NaN. Everythi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -21,6 +21,7 @@ from edgeml.tasks.emitter import Emitter, outputs_of
 ROWS, LEFT_OUT, TARGET = "rows", "rows.left_out", "target"
 OPSET, IR = 18, 8  # reductions take axes as inputs from 18; onnxruntime 1.17 to 1.32 read IR 8
 Target = Literal["", "values", "counts", "positive", "classes"]  # counts are numbers >= 0
+Step = Callable[[Emitter, str], str]  # float64 (n, some) -> float64 (n, others), row by row
 DTYPES = {"float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE}
 
 
@@ -32,6 +33,17 @@ class Columns:
     name: str = "x"
     dtype: Literal["float32", "float64"] = "float32"
     classes: tuple[object, ...] = ()  # by index; the target of a row is the index
+    width: int = 0  # numbers in a row as it lies on the device, where `steps` make `features` of them
+    steps: tuple[Step, ...] = ()  # what is done to rows before they are summed
+
+    @property
+    def held(self) -> int:
+        """Return how many numbers a row has on the device."""
+        return self.width or self.features
+
+    def through(self, step: Step, *, features: int) -> Columns:
+        """Return the columns that `step` makes of these."""
+        return replace(self, features=features, width=self.held, steps=(*self.steps, step))
 
     def __post_init__(self) -> None:
         if self.features < 1 or self.dtype not in DTYPES:
@@ -50,7 +62,7 @@ class Program:
         self.columns = columns
         self.constants: dict[str, np.ndarray] = {}
         self.e = e = Emitter("", self.constants)
-        self._inputs = [helper.make_tensor_value_info(columns.name, DTYPES[columns.dtype], ["rows", columns.features])]
+        self._inputs = [helper.make_tensor_value_info(columns.name, DTYPES[columns.dtype], ["rows", columns.held])]
         self._parameters: dict[str, np.ndarray] = {}
         self._outputs: list[onnx.ValueInfoProto] = []
         self.x = e.op("Cast", columns.name, to=TensorProto.DOUBLE)
@@ -63,6 +75,8 @@ class Program:
             kept = e.op("Min", kept, good) if kept else good
             self.y = TARGET
         self._keep(kept)
+        for step in columns.steps:
+            self.x = step(e, self.x)
 
     def _whole(self, least: float | None) -> str:
         """Return 1 for the rows whose every number is finite, and not below `least`."""

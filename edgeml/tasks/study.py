@@ -57,6 +57,13 @@ class Question:
     then: Callable[[Sums], Question | Answer]
 
 
+def after(at: Question | Answer, follow: Callable[[Answer], Question | Answer]) -> Question | Answer:
+    """Return what asks like `at` and, at its end, goes on with what `follow` makes of the answer."""
+    if isinstance(at, Answer):
+        return follow(at)
+    return Question(at.task, lambda sums: after(at.then(sums), follow))
+
+
 @dataclass(frozen=True)
 class Inquiry:
     """The `Study` that asks `at` and goes where its sums lead."""

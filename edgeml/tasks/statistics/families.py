@@ -21,7 +21,8 @@ from edgeml.tasks.statistics import (
     scalers,
 )
 from edgeml.tasks.statistics.instead import instead_of
-from edgeml.tasks.study import Inquiry, Question
+from edgeml.tasks.statistics.pipelines import PIPELINE, acting, pipeline
+from edgeml.tasks.study import Answer, Inquiry, Question
 
 
 @dataclass(frozen=True)
@@ -187,14 +188,31 @@ def study(
     Devices hold rows of (rows, `features`) under `name`, the model's own input, and for what learns from targets
     `target`: int64 (rows,) indices into `classes`, or float64 (rows,) values. The result is a fitted estimator.
 
-    Raises UnsupportedModel when its training is no sum over devices, UserError when an option is not federated.
+    A Pipeline of them is fitted step by step. Raises UnsupportedModel when a training is no sum over devices,
+    UserError when an option of it is not federated.
     """
     return begin(what, Columns(features, name=name, dtype=dtype, classes=tuple(classes)))
 
 
 def begin(estimator: Any, columns: Columns) -> Inquiry:
     """Return the study that fits `estimator` on rows like `columns`; see `study`."""
+    estimator = _checked(estimator, columns)
+    return Inquiry("statistics", _first(estimator, columns))
+
+
+def _first(estimator: Any, columns: Columns) -> Question | Answer:
+    if type(estimator).__name__ == PIPELINE:
+        return pipeline(estimator, columns, begin=_first)
+    return FAMILIES[type(estimator).__name__].begin(estimator, columns)
+
+
+def _checked(estimator: Any, columns: Columns) -> Any:
+    """Return a copy of `estimator`, or the one of that name; raise UnsupportedModel or UserError for what is none."""
     name = estimator if isinstance(estimator, str) else type(estimator).__name__
+    if name == PIPELINE:
+        for step in acting(estimator):
+            _checked(step, columns)
+        return copy.deepcopy(estimator)
     if name not in FAMILIES:
         raise UnsupportedModel(f"{name} is not federated exactly: {instead_of(name)}; exact are {', '.join(FAMILIES)}")
     family = FAMILIES[name]
@@ -204,7 +222,7 @@ def begin(estimator: Any, columns: Columns) -> Inquiry:
         _check_options(estimator, kind, family)
     if family.target == "classes" and len(columns.classes) < 2:
         raise UserError(f"{name} tells classes apart: name at least two; there are {len(columns.classes)}")
-    return Inquiry("statistics", family.begin(estimator, columns))
+    return estimator
 
 
 def _check_options(estimator: Any, kind: Any, family: Family) -> None:

@@ -37,7 +37,6 @@ INSTEAD: tuple[tuple[str, str], ...] = (  # part of a class name -> why not, and
     ("ElasticNet", _SPARSE),
     ("DBSCAN", "it compares rows of different devices; KMeans from agreed centres needs sums only"),
     ("Agglomerative", "it compares rows of different devices; KMeans from agreed centres needs sums only"),
-    ("Pipeline", "fit its steps one after the other: a study of the first, then one of the next on its answers"),
 )
 DEFAULT = "its training is not known as a sum over devices; a network is trained by edgeml.tasks.training"
 
