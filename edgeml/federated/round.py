@@ -56,6 +56,7 @@ class Outcome:
     rejected: Mapping[str, Mapping[str, int]]
     seconds: float
     took: Mapping[str, float] = field(default_factory=dict)  # seconds from the offer to each device's update
+    change: Mapping[str, np.ndarray] | None = None  # the mean, where nobody saw the updates (secure aggregation)
 
     @property
     def error(self) -> QuorumNotReached | None:

@@ -1,0 +1,117 @@
+"""Fixed-point updates under masks that cancel in their sum (Bonawitz and others, CCS 2017).
+
+A value v of at most `bound` becomes trunc(v / bound * S) modulo 2^bits, where S is such that the sum over all devices
+of the cohort cannot wrap around. The last value of a masked vector is the device's weight, so that the server learns
+the weighted mean and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from edgeml_runtime.errors import MalformedMessage
+from edgeml_runtime.wire.messages import Secure
+from edgeml_runtime.wire.signed import canonical
+
+Arrays = dict[str, np.ndarray]
+KEY_BYTES = 32
+MASKED = "y"  # the one array of a masked upload
+
+
+def ring(bits: int) -> np.dtype[np.unsignedinteger]:
+    return np.dtype(f"uint{bits}")
+
+
+def steps(asked: Secure) -> int:
+    """Return S, the largest whole number that stands for `bound` without the sum wrapping around."""
+    return int((2 ** (asked.bits - 1) - 1) // max(1, len(asked.keys)))
+
+
+def weight(rows: int, asked: Secure) -> float:
+    """Return what a device with so many rows counts: at most 1."""
+    return min(rows, asked.rows) / asked.rows if asked.rows else 1.0
+
+
+def fixed(update: Mapping[str, np.ndarray], asked: Secure, *, rows: int) -> np.ndarray:
+    """Return weight x `update` by sorted names and the weight, in the ring; values beyond the bound are cut to it."""
+    share, most = weight(rows, asked), steps(asked)
+    flat = [np.asarray(update[name], np.float64).ravel() / asked.bound for name in sorted(update)]
+    values = np.concatenate([np.clip(np.concatenate(flat) if flat else np.zeros(0), -1, 1) * share, [share]])
+    if asked.bits == 64:
+        most = min(most, 2**52)  # float64 has no finer steps
+    return np.trunc(values * most).astype(np.int64).astype(ring(asked.bits))
+
+
+def length(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Return how many values the masked vector of parameters of these `shapes` has."""
+    return sum(math.prod(shape) for shape in shapes.values()) + 1
+
+
+def mean_of(total: np.ndarray, asked: Secure, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Arrays, float]:
+    """Return the weighted mean that the unmasked sum `total` stands for, float64 by parameter, and the sum of weights.
+
+    Raises MalformedMessage when no devices within the bound can have this sum: someone sent something else.
+    """
+    most = min(steps(asked), 2**52) if asked.bits == 64 else steps(asked)
+    numbers = total.astype(ring(asked.bits)).view(f"int{asked.bits}").astype(np.int64)
+    values, weights = numbers[:-1], int(numbers[-1])
+    largest = int(np.abs(values).max(initial=0))
+    if not 0 < weights <= most * len(asked.keys) or largest > weights + len(asked.keys):
+        raise MalformedMessage(
+            f"the sum of the masked updates has a value of {largest} for weights of {weights}, of at most "
+            f"{most * len(asked.keys)}: a device sent something that is no masked update"
+        )
+    flat, found, at = values / weights * asked.bound, {}, 0
+    for name in sorted(shapes):
+        size = math.prod(shapes[name])
+        found[name] = flat[at : at + size].reshape(shapes[name])
+        at += size
+    return found, weights / most
+
+
+def agree(private: X25519PrivateKey, public: bytes, *, purpose: str) -> bytes:
+    """Return the 32 bytes that both sides of a key agreement derive for `purpose` (X25519, HKDF-SHA256).
+
+    Raises MalformedMessage for a public key that is none, or of small order.
+    """
+    try:
+        shared = private.exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError as error:
+        raise MalformedMessage(f"a public key of {len(public)} bytes with which nothing can be agreed") from error
+    return HKDF(hashes.SHA256(), KEY_BYTES, None, f"edgeml secure aggregation v1 {purpose}".encode()).derive(shared)
+
+
+def stream(seed: bytes, size: int, dtype: np.dtype[np.unsignedinteger]) -> np.ndarray:
+    """Return `size` numbers of `dtype` that only who has the 32 bytes `seed` can tell from random (ChaCha20)."""
+    cipher = Cipher(algorithms.ChaCha20(seed, bytes(16)), None).encryptor()
+    return np.frombuffer(cipher.update(bytes(size * dtype.itemsize)), dtype.newbyteorder("<")).astype(dtype)
+
+
+def pair_mask(
+    private: X25519PrivateKey, public: bytes, size: int, *, dtype: np.dtype[np.unsignedinteger]
+) -> np.ndarray:
+    """Return the mask of a pair of devices, which the one adds and the other subtracts."""
+    return stream(agree(private, public, purpose="mask"), size, dtype)
+
+
+def commitment(seed: bytes) -> bytes:
+    """Return what binds a device to its own mask's seed, so that false shares of it are noticed."""
+    return hashlib.sha256(b"edgeml secure aggregation v1 seed\0" + seed).digest()
+
+
+def keys_document(round_id: str, device: str, keys: bytes) -> bytes:
+    """Return what a device signs of its two public keys."""
+    return canonical(["edgeml secure aggregation v1 keys", round_id, device, keys.hex()])
+
+
+def survivors_document(round_id: str, devices: tuple[str, ...]) -> bytes:
+    """Return what a device signs of whose updates are in the sum."""
+    return canonical(["edgeml secure aggregation v1 survivors", round_id, sorted(devices)])

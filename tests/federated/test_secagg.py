@@ -1,0 +1,402 @@
+"""Secure aggregation: the sum is right whoever dies when, and nobody who asks for more gets it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgeml.errors import UserError
+from edgeml.federated import State, Update
+from edgeml.federated.secagg import Masks, Phase, terms
+from edgeml_runtime import secagg
+from edgeml_runtime.errors import BadSignature, MalformedMessage
+from edgeml_runtime.secagg import Masked, Member
+from edgeml_runtime.wire import masking, shamir, signed
+from edgeml_runtime.wire.secure import Ask, Say, decode_ask, decode_say, encode_ask
+from tests.federated.masked_fleet import ROUND, SERVER, SHAPES, TRUSTED, Fleet, an_offer, changed
+
+ORDER = list(Phase)
+
+
+def in_the_sum(fleet: Fleet) -> list[str]:
+    gone_before = {Phase.KEYS, Phase.SHARES, Phase.MASKED}
+    return [name for name in fleet.names if fleet.dies.get(name) not in gone_before]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(2, 9), st.data(), st.sampled_from([16, 32, 64]), st.sampled_from([0, 30, 1000]))
+def test_the_sum_is_of_those_that_sent_an_update_whoever_dies_when(
+    count: int, data: st.DataObject, bits: Any, rows: int
+) -> None:
+    names = [f"d{number:02}" for number in range(count)]
+    dies = {n: p for n in names if (p := data.draw(st.sampled_from([None, None, None, *Phase]), label=n)) is not None}
+    fleet = Fleet(count, dies=dies, bits=bits, rows=rows)
+    fleet.run()
+    outcome = fleet.round.outcome
+    assert outcome is not None, "no round is open for ever"
+    left = {phase: sum(n not in dies or ORDER.index(dies[n]) > i for n in names) for i, phase in enumerate(ORDER)}
+    if min(left.values()) < fleet.asked.threshold:
+        assert (outcome.state, outcome.change) == (State.ABANDONED, None)
+        return
+    assert outcome.state is State.CLOSED, outcome.why
+    assert [update.device for update in outcome.updates] == in_the_sum(fleet)
+    step = fleet.asked.bound / masking.steps(fleet.asked) if bits < 64 else 1e-14
+    lightest = 10 / rows if rows else 1.0  # a light device has fewer steps
+    assert outcome.change is not None
+    for name, expected in fleet.mean(in_the_sum(fleet)).items():
+        assert outcome.change[name].shape == SHAPES[name]
+        np.testing.assert_allclose(outcome.change[name], expected, atol=2.1 * step / lightest + 1e-14)
+
+
+def test_a_masked_update_says_nothing_by_itself() -> None:
+    """The bits of two devices with very different updates look alike, and neither is there in the open."""
+    fleet = Fleet(5, shapes={"w": (20_000,)})
+    fleet.updates["d00"]["w"][:] = 0
+    seen: dict[str, np.ndarray] = {}
+    receive = fleet.round.receive
+
+    def look(device: str, update: Update, now: float) -> str:
+        seen[device] = update.delta[masking.MASKED]
+        return receive(device, update, now)
+
+    fleet.round.receive = look  # type: ignore[method-assign]
+    for name in fleet.names:
+        fleet.send(name, fleet.members[name].begin(fleet.updates[name], rows=10, now=0.0))
+    for _ in range(2):
+        for ask in fleet.round.asks():
+            fleet.ask(ask)
+    for array in seen.values():
+        assert abs(np.unpackbits(array.view(np.uint8)).mean() - 0.5) < 0.003
+        assert np.unique(array).size > 19_900
+
+
+def after(fleet: Fleet, phase: Phase) -> None:
+    """Run the honest protocol until the round waits for `phase`."""
+    for name in fleet.names:
+        fleet.send(name, fleet.members[name].begin(fleet.updates[name], rows=10, now=0.0))
+    while fleet.round.phase is not phase:
+        asks = fleet.round.asks()
+        assert asks
+        for ask in asks:
+            fleet.ask(ask)
+
+
+def test_a_server_that_asks_for_both_shares_of_a_device_is_refused() -> None:
+    """First d03 is gone, so its mask key is asked for; then it is there, so its seed is."""
+    fleet = Fleet(5)
+    after(fleet, Phase.MASKED)
+    asks = fleet.round.asks()
+    for ask in asks:
+        fleet.ask(ask)
+    everybody, without = tuple(fleet.names), tuple(name for name in fleet.names if name != "d03")
+    victim = fleet.members["d00"]
+    one = Ask(round=ROUND, device="d00", phase="agree", devices=without)
+    agreed = victim.asked(one, 0.0)[0]
+    assert isinstance(agreed, Say) and agreed.phase == "agreed"
+    assert victim.asked(one, 0.0) == [agreed], "the same ask has the same answer"
+    refused = victim.asked(dataclasses.replace(one, devices=everybody), 0.0)[0]
+    assert isinstance(refused, Say) and refused.phase == "refused" and "twice, and differently" in refused.reason
+    assert victim.phase is secagg.Phase.REFUSED
+    unmask = Ask(round=ROUND, device="d00", phase="unmask", signatures={})
+    assert victim.asked(unmask, 0.0) == [], "and nothing more comes from it"
+
+
+def test_a_server_that_tells_devices_of_different_sums_gets_no_shares() -> None:
+    """Two of six are told of one sum and four of another: neither has a threshold of signatures."""
+    fleet = Fleet(6)
+    after(fleet, Phase.AGREED)
+    fleet.round.asks()
+    everybody = tuple(fleet.names)
+    views = {name: everybody if name < "d02" else tuple(n for n in everybody if n != "d00") for name in everybody[1:]}
+    signatures = {}
+    for name, devices in views.items():
+        said = fleet.members[name].asked(Ask(round=ROUND, device=name, phase="agree", devices=devices), 0.0)[0]
+        assert isinstance(said, Say)
+        signatures[name] = said.signature
+    for name in views:
+        said = fleet.members[name].asked(Ask(round=ROUND, device=name, phase="unmask", signatures=signatures), 0.0)[0]
+        assert isinstance(said, Say) and said.phase == "refused" and "agreed to the same sum" in said.reason
+
+
+def keys_of(fleet: Fleet) -> dict[str, bytes]:
+    said = {n: fleet.members[n].begin(fleet.updates[n], rows=10, now=0.0) for n in fleet.names}
+    return {name: say.keys + say.signature for name, say in said.items()}
+
+
+LIES: dict[str, tuple[Callable[[dict[str, bytes]], dict[str, bytes]], str]] = {
+    "a key that its device did not sign": (lambda keys: {**keys, "d01": bytes(32) + keys["d01"][32:]}, "not signed by"),
+    "the keys of one device as another's": (lambda keys: {**keys, "d01": keys["d02"]}, "not signed by d01"),
+    "a stranger": (lambda keys: {**keys, "zz": keys["d02"]}, "not signed by zz"),
+    "too few devices": (lambda keys: {n: keys[n] for n in ("d00", "d01")}, "only 2 devices"),
+    "without the device itself": (lambda keys: {n: k for n, k in keys.items() if n != "d00"}, "not this device's"),
+    "half a key": (lambda keys: {**keys, "d01": keys["d01"][:-1]}, "not signed by"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_device_takes_only_the_keys_that_devices_signed(lie: str) -> None:
+    fleet = Fleet(5)
+    forge, words = LIES[lie]
+    said = fleet.members["d00"].asked(Ask(round=ROUND, device="d00", phase="shares", keys=forge(keys_of(fleet))), 0.0)[
+        0
+    ]
+    assert isinstance(said, Say) and said.phase == "refused" and words in said.reason
+
+
+def test_keys_of_another_round_are_not_taken() -> None:
+    fleet = Fleet(5)
+    keys = keys_of(fleet)
+    offer = dataclasses.replace(an_offer(fleet.asked), round="run-2")
+    other = Member(offer, "d01", fleet.identities["d01"]).begin(fleet.updates["d01"], rows=10, now=0.0)
+    said = fleet.members["d00"].asked(
+        Ask(round=ROUND, device="d00", phase="shares", keys={**keys, "d01": other.keys + other.signature}), 0.0
+    )[0]
+    assert isinstance(said, Say) and said.phase == "refused"
+
+
+ASKS = [
+    ({"phase": "mask", "shares": {"zz": bytes(82)}}, Phase.SHARES, "which gave no keys"),
+    ({"phase": "mask", "shares": {"d01": bytes(82)}}, Phase.SHARES, "only 2 devices"),
+    ({"phase": "agree", "devices": ("d01", "d02", "d03", "d04")}, Phase.MASKED, "not this device's"),
+    ({"phase": "agree", "devices": ("d00", "d01")}, Phase.MASKED, "only 2 devices"),
+    ({"phase": "agree", "devices": ("d00", "d01", "d02", "zz")}, Phase.MASKED, "gave no shares"),
+    ({"phase": "unmask", "signatures": {}}, Phase.AGREED, "only 0 devices"),
+]
+
+
+@pytest.mark.parametrize(("parts", "phase", "words"), ASKS)
+def test_an_ask_that_would_open_too_much_ends_the_device_s_part(
+    parts: dict[str, Any], phase: Phase, words: str
+) -> None:
+    fleet = Fleet(5)
+    after(fleet, phase)
+    for ask in fleet.round.asks():
+        fleet.ask(ask)
+    said = fleet.members["d00"].asked(Ask(round=ROUND, device="d00", **parts), 0.0)[0]
+    if isinstance(said, Masked):
+        raise AssertionError("it answered")
+    assert said.phase == "refused" and (words in said.reason or "twice" in said.reason)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.sampled_from(["shares", "mask", "agree", "unmask"]), st.integers(0, 4)), max_size=8))
+def test_no_order_of_asks_gives_both_shares_of_a_device(script: list[tuple[str, int]]) -> None:
+    """A server that plays back true asks, and asks with any one device left out, in any order."""
+    fleet = Fleet(5)
+    keys = keys_of(fleet)
+    shares: dict[str, dict[str, bytes]] = {}
+    for name in fleet.names:
+        said = fleet.members[name].asked(Ask(round=ROUND, device=name, phase="shares", keys=keys), 0.0)[0]
+        assert isinstance(said, Say)
+        shares[name] = dict(said.shares)
+    victim, seeds, masks = fleet.members["d00"], set[str](), set[str]()
+    for phase, left_out in script:
+        names = [name for name in fleet.names if name != f"d0{left_out}" or left_out == 0]
+        document = masking.survivors_document(ROUND, tuple(names))
+        ask = Ask(
+            round=ROUND,
+            device="d00",
+            phase=phase,  # type: ignore[arg-type]
+            keys={name: keys[name] for name in names},
+            shares={name: shares[name]["d00"] for name in names if name != "d00"},
+            devices=tuple(names),
+            signatures={name: fleet.identities[name].sign(document) for name in names},  # all others are the server's
+        )
+        for said in victim.asked(ask, 0.0):
+            if isinstance(said, Say):
+                seeds |= said.seeds.keys()
+                masks |= said.masks.keys()
+    assert not seeds & masks
+    assert len(seeds | masks) <= 5
+
+
+def test_a_late_masked_update_stays_masked_though_its_pairs_are_open() -> None:
+    """d04's update comes after the others were unmasked without it: its own seed still covers it."""
+    fleet = Fleet(5, dies={"d04": Phase.MASKED}, shapes={"w": (5_000,)})
+    late: list[np.ndarray] = []
+    send = fleet.send
+
+    def keep(name: str, effect: Say | Masked) -> None:
+        if name == "d04" and isinstance(effect, Masked):
+            late.append(effect.array)
+        send(name, effect)
+
+    fleet.send = keep  # type: ignore[method-assign]
+    fleet.run()
+    outcome = fleet.round.outcome
+    assert outcome is not None and outcome.state is State.CLOSED
+    assert fleet.round.receive("d04", Update("d04", 10, {masking.MASKED: late[0]}), fleet.now) == "late"
+    shares = {u: say.masks for u, say in fleet.round._said[Phase.UNMASK].items()}
+    assert all("d04" in given for given in shares.values())
+    assert not any("d04" in say.seeds for say in fleet.round._said[Phase.UNMASK].values())
+
+
+def a_lie(name: str, phase: str, **parts: Any) -> Callable[[Say], Say]:
+    return lambda say: changed(say, **parts) if (say.device, say.phase) == (name, phase) else say
+
+
+FORGERIES = [
+    a_lie("d01", "keys", keys=bytes(64)),
+    a_lie("d01", "keys", signature=bytes(64)),
+    a_lie("d01", "shares", shares={}),
+    a_lie("d01", "shares", commitment=b""),
+    a_lie("d01", "agreed", signature=bytes(64)),
+    a_lie("d01", "unmask", seeds={"d00": b"short"}),
+    a_lie("d01", "unmask", seeds={}),
+    a_lie("d01", "unmask", seeds=dict.fromkeys(("d00", "d01", "d02", "d03", "d04"), b"\x00" * 33)),
+    a_lie("d01", "unmask", seeds=dict.fromkeys(("d00", "d01", "d02", "d03", "d04"), b"\xff" * 33)),
+]
+
+
+@pytest.mark.parametrize("number", range(len(FORGERIES)))
+def test_one_device_that_lies_does_not_spoil_the_sum_of_the_others(number: int) -> None:
+    fleet = Fleet(6)
+    fleet.forge = FORGERIES[number]
+    fleet.run()
+    outcome = fleet.round.outcome
+    assert outcome is not None and outcome.state is State.CLOSED, outcome and outcome.why
+    names = [update.device for update in outcome.updates]
+    assert set(fleet.names) - set(names) <= {"d01"}
+    for name, expected in fleet.mean(names).items():
+        np.testing.assert_allclose(outcome.change[name], expected, atol=1e-6)  # type: ignore[index]
+
+
+def test_shares_that_nobody_can_read_end_the_round_and_say_whose() -> None:
+    fleet = Fleet(5)
+    fleet.forge = lambda say: (
+        changed(say, shares={name: bytes(82) for name in say.shares})
+        if (say.device, say.phase) == ("d02", "shares")
+        else say
+    )
+    fleet.run()
+    outcome = fleet.round.outcome
+    assert outcome is not None and outcome.state is State.ABANDONED and "d02's own mask" in outcome.why
+
+
+def test_a_device_that_sends_no_masked_update_is_noticed_by_the_sum() -> None:
+    """Whatever it sends, the sum of weights is not that of the rows: nothing is learned of it."""
+    fleet = Fleet(5)
+    after(fleet, Phase.MASKED)
+    for ask in fleet.round.asks():
+        effect = fleet.members[ask.device].asked(ask, 0.0)[0]
+        if ask.device == "d03" and isinstance(effect, Masked):
+            effect = Masked(np.arange(effect.array.size).astype(effect.array.dtype))
+        fleet.send(ask.device, effect)
+    while asks := fleet.round.asks():
+        for ask in asks:
+            fleet.ask(ask)
+    outcome = fleet.round.outcome
+    assert outcome is not None and outcome.state is State.ABANDONED and "masks do not cancel" in outcome.why
+
+
+def test_a_round_counts_what_comes_twice_late_or_from_strangers() -> None:
+    fleet = Fleet(4)
+    say = fleet.members["d00"].begin(fleet.updates["d00"], rows=10, now=0.0)
+    assert fleet.round.said("d00", say, 1.0) == ""
+    assert fleet.round.said("d00", say, 1.0) == "duplicate"
+    assert fleet.round.said("zz", changed(say, device="zz"), 1.0) == "stranger"
+    assert fleet.round.said("d01", changed(say, phase="shares"), 1.0) == "late"
+    assert fleet.round.said("d01", say, 1.0) == "unreadable", "said by d00"
+    assert fleet.round.tick(60.0) is State.ABANDONED
+    assert fleet.round.said("d02", changed(say, device="d02"), 61.0) == "late"
+    assert fleet.round.rejected["*"] == {"stranger": 1}
+    assert "keys" in fleet.round.why and fleet.round.outcome is not None and fleet.round.outcome.error is not None
+
+
+def test_a_device_that_comes_back_is_asked_again_and_answers_the_same() -> None:
+    fleet = Fleet(4)
+    after(fleet, Phase.SHARES)
+    fleet.round.lost("d02", 0.0)
+    fleet.round.back("d02", 0.0)
+    ask = fleet.round.ask_of("d02")
+    assert ask is not None and ask.phase == "shares"
+    first = fleet.members["d02"].asked(ask, 0.0)
+    assert fleet.members["d02"].asked(ask, 0.0) == first == fleet.members["d02"].again()
+
+
+def test_secrets_are_forgotten_in_the_end() -> None:
+    fleet = Fleet(4)
+    member = fleet.members["d01"]
+    fleet.run()
+    assert not member.active and member._seed == b"" and member._vector.size == 0
+    other = Fleet(4).members["d01"]
+    other.begin(fleet.updates["d01"], rows=10, now=0.0)
+    other.tick(1e6)
+    assert other.phase is secagg.Phase.REFUSED and other._seed == b""
+
+
+OBJECTIONS = [
+    ({}, ""),
+    ({"threshold": 2}, "more than half must stay"),
+    ({"threshold": 5}, "more than half must stay"),
+    ({"bound": 0.0}, "bound 0"),
+    ({"bound": float("nan")}, "bound nan"),
+    ({"phase_s": 0.0}, "phase_s 0"),
+    ({"rows": -1}, "rows -1"),
+    ({"keys": {}}, "one key of each device"),
+]
+
+
+@pytest.mark.parametrize(("parts", "words"), OBJECTIONS)
+def test_a_device_does_not_take_part_in_what_would_not_hide_it(parts: dict[str, Any], words: str) -> None:
+    fleet = Fleet(4)
+    offer = an_offer(fleet.asked)
+    offer = dataclasses.replace(offer, secure=dataclasses.replace(fleet.asked, **parts))
+    found = secagg.objection(offer, "d00", fleet.asked.keys["d00"])
+    assert words in found and bool(words) == bool(found)
+    assert "another" in secagg.objection(an_offer(fleet.asked), "d00", "ab" * 32)
+
+
+def test_terms_are_bounded_by_what_fits_one_message() -> None:
+    keys = {f"d{number}": f"{number:064x}" for number in range(300)}
+    with pytest.raises(UserError, match="300 devices: it takes 2 to 256"):
+        terms(Masks(), keys, least=2, rows=0)
+    asked = terms(Masks(), dict(list(keys.items())[:256]), least=2, rows=0)
+    full = {name: bytes(128) for name in asked.keys}
+    assert len(encode_ask(Ask(round="r" * 64, device="d" * 64, phase="shares", keys=full), SERVER)) < 64 << 10
+    assert asked.threshold == 172
+    with pytest.raises(UserError, match="more than half"):
+        Masks(share=0.5)
+
+
+def test_an_ask_of_another_server_is_not_read() -> None:
+    ask = Ask(round=ROUND, device="d00", phase="agree", devices=("d00",))
+    payload = encode_ask(ask, SERVER)
+    assert decode_ask(payload, TRUSTED) == ask
+    with pytest.raises(BadSignature):
+        decode_ask(payload, (signed.public_hex(Fleet(2).identities["d00"]),))
+    with pytest.raises(BadSignature):
+        decode_ask(payload[:-1] + b"\x00", TRUSTED)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200))
+def test_noise_on_the_wire_is_no_message(noise: bytes) -> None:
+    with pytest.raises(MalformedMessage):
+        decode_say(noise)
+    with pytest.raises((MalformedMessage, BadSignature)):
+        decode_ask(noise, TRUSTED)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.binary(min_size=32, max_size=32), st.integers(1, 12), st.data())
+def test_any_threshold_of_shares_is_the_secret(secret: bytes, count: int, data: st.DataObject) -> None:
+    threshold = data.draw(st.integers(1, count))
+    shares = dict(enumerate(shamir.split(secret, count=count, threshold=threshold)))
+    chosen = tuple(data.draw(st.permutations(range(count)))[:threshold])
+    assert shamir.combine(shares, shamir.weights(chosen)) == secret
+    if threshold > 1:
+        with contextlib.suppress(MalformedMessage):  # a number above 2^256 is no secret
+            assert shamir.combine(shares, shamir.weights(chosen[:-1])) != secret
+
+
+def test_a_public_key_of_small_order_is_refused() -> None:
+    with pytest.raises(MalformedMessage, match="nothing can be agreed"):
+        masking.agree(secagg.X25519PrivateKey.generate(), bytes(32), purpose="mask")
