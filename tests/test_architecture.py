@@ -49,6 +49,7 @@ OWNERS = {  # the only places that may import a dependency
     "sqlalchemy": ("edgeml/registry",),
     "pandas": ("edgeml/data", "edgeml/train", "edgeml/convert/sklearn_frame.py"),
     "mlflow": ("edgeml/tracking.py",),
+    "dp_accounting": ("edgeml/federated/accountant.py",),
     "jinja2": ("edgeml/report",),
     "vl_convert": ("edgeml/report/vega.py",),
     "pydantic": ("edgeml/project.py",),

@@ -8,7 +8,9 @@ from edgeml.federated.assembly import Assembly
 from edgeml.federated.buffer import Buffer, BufferOptions, Held, Step, Ticket
 from edgeml.federated.cohort import Candidate, Cohort, CohortOptions, Patience, choose, deadline_after
 from edgeml.federated.federation import Federation, Plan, RoundResult, check_upload, make_offer
+from edgeml.federated.privacy import Privacy
 from edgeml.federated.round import Outcome, Round, State
+from edgeml.federated.secagg import Masks, SecureRound
 from edgeml.federated.server_step import STEPS, Memory, ServerStep, take
 from edgeml.federated.strategy import STRATEGIES, Strategy, strategy
 from edgeml.federated.updates import FAULTS, BadUpdate, Update, check_outputs, check_update, fault_of
@@ -28,12 +30,15 @@ __all__ = [
     "CohortOptions",
     "Federation",
     "Held",
+    "Masks",
     "Memory",
     "Outcome",
     "Patience",
     "Plan",
+    "Privacy",
     "Round",
     "RoundResult",
+    "SecureRound",
     "ServerStep",
     "State",
     "Step",

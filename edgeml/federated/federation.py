@@ -17,13 +17,16 @@ from edgeml.artifacts import Task
 from edgeml.errors import UserError
 from edgeml.federated.aggregate import Believe, aggregate, apply_delta, least_updates
 from edgeml.federated.cohort import Candidate, CohortOptions, Patience, choose, deadline_after
-from edgeml.federated.round import Round, State
+from edgeml.federated.combinations import check_plan
+from edgeml.federated.privacy import Ledger, Privacy, drawn, noised_mean, noised_sum, require_accountant
+from edgeml.federated.round import Outcome, Round, State
+from edgeml.federated.secagg import Masks, SecureRound, terms
 from edgeml.federated.server_step import Memory, ServerStep, take
 from edgeml.federated.strategy import Strategy, strategy
 from edgeml.federated.updates import Update, check_update
 from edgeml_runtime.wire import compress, tensors
 from edgeml_runtime.wire.blocks import digest_of
-from edgeml_runtime.wire.messages import TaskOffer
+from edgeml_runtime.wire.messages import Secure, TaskOffer
 from edgeml_runtime.wire.topics import DEVICE_ID
 
 REMEMBERED_DURATIONS = 200  # answers that the adaptive deadline looks back on
@@ -50,9 +53,16 @@ class Plan:
     believe: Believe = field(default_factory=Believe)
     server: ServerStep | None = None  # instead of the strategy's
     compress: str = ""  # how updates travel, see `edgeml_runtime.wire.compress`
+    privacy: Privacy = field(default_factory=Privacy)
+    secure: Masks | None = None  # the server learns sums only
     max_abandoned: int = 3  # rounds without a quorum in a row before the federation gives up
     cohort: CohortOptions = field(default_factory=CohortOptions)
     patience: Patience = field(default_factory=Patience)
+
+    @property
+    def quorum(self) -> int:
+        """Updates a round needs."""
+        return max(self.min_devices, self.privacy.min_cohort if self.privacy.where else 1)
 
     @property
     def row(self) -> Strategy:
@@ -76,6 +86,8 @@ class RoundResult:
     metric: float | None = None
     bytes_down: int = 0
     why: str = ""  # it ended
+    asked: tuple[str, ...] = ()  # all of its cohort
+    epsilon: float | None = None  # spent until here, with differential privacy
 
 
 class Federation:
@@ -92,6 +104,9 @@ class Federation:
     ) -> None:
         if not DEVICE_ID.fullmatch(f"{run}-{plan.rounds}"):
             raise UserError(f"a federation called {run!r}: use up to 56 characters of A-Z a-z 0-9 _ -")
+        check_plan(plan)
+        if plan.privacy.where:
+            require_accountant()
         rule, byzantine = plan.row.rule, plan.believe.byzantine
         if plan.min_devices < (least := least_updates(rule, plan.believe)):
             raise UserError(
@@ -103,7 +118,7 @@ class Federation:
         self.controls: dict[str, np.ndarray] = dict(controls or {})  # SCAFFOLD's c
         self.known: dict[str, int] = {}  # rows of every device that was ever there
         self.history: list[RoundResult] = []
-        self.round: Round | None = None
+        self.round: Round | SecureRound | None = None
         self.memory = Memory()
         self.last_round: dict[str, int] = {}  # device -> number of the last round whose aggregate it is part of
         self.durations: list[float] = []  # seconds from an offer to an update, the newest last
@@ -126,10 +141,19 @@ class Federation:
         return len(last) == self.plan.max_abandoned and all(r.state == State.ABANDONED.value for r in last)
 
     @property
-    def finished(self) -> bool:
-        return self.round is None and (self.closed >= self.plan.rounds or self.given_up)
+    def ledger(self) -> Ledger:
+        """What the rounds so far have told of the devices."""
+        found = Ledger()
+        for result in self.history:
+            found = found.after(result.asked, closed=result.state == State.CLOSED.value)
+        return found
 
-    def begin(self, fleet: Mapping[str, int] | Sequence[Candidate], now: float) -> Round | None:
+    @property
+    def finished(self) -> bool:
+        spent = not self.ledger.allows(self.plan.privacy, ())
+        return self.round is None and (self.closed >= self.plan.rounds or self.given_up or spent)
+
+    def begin(self, fleet: Mapping[str, int] | Sequence[Candidate], now: float) -> Round | SecureRound | None:
         """Open the next round over devices of `fleet`, candidates or labelled rows by device.
 
         None when the federation is finished, a round is open, or too few devices may take part; `passed_over`
@@ -140,25 +164,62 @@ class Federation:
         plan, number = self.plan, len(self.history) + 1
         known = [Candidate(device=d, rows=n) for d, n in fleet.items()] if isinstance(fleet, Mapping) else fleet
         self.known |= {one.device: one.rows for one in known}
-        candidates = [dataclasses.replace(one, last_round=self.last_round.get(one.device, 0)) for one in known]
-        quorum, draw = plan.min_devices, (plan.seed, number)
+        ledger = self.ledger
+        barred = {one.device: why for one in known if (why := _bar(one, plan, ledger))}
+        candidates = [
+            dataclasses.replace(one, last_round=self.last_round.get(one.device, 0))
+            for one in known
+            if one.device not in barred
+        ]
+        quorum, draw = plan.quorum, (plan.seed, number)
         chosen = choose(candidates, plan.cohort, min_rows=plan.min_rows, quorum=quorum, draw=draw)
-        self.passed_over = chosen.passed_over
-        if not chosen.asked:
+        self.passed_over = {**chosen.passed_over, **barred}
+        asked = drawn(chosen.asked, plan.privacy.sampling)
+        if chosen.asked and len(asked) < quorum:
+            self._skip(f"{self.run}-{number}", len(asked))
+        if len(asked) < quorum:
             return None
         deadline_s = deadline_after(self.durations, plan.patience, longest_s=plan.deadline_s)
+        if plan.secure is not None:
+            devices = [one for one in candidates if one.device in asked]
+            self.round = self._secure(f"{self.run}-{number}", devices, now=now, deadline=now + deadline_s)
+            return self.round
         self.round = Round(
             f"{self.run}-{number}",
-            chosen.asked,
+            asked,
             quorum=quorum,
             opened=now,
             deadline=now + deadline_s,
             parameters=self.offered,
             min_rows=plan.min_rows,
-            target=chosen.target,
+            target=chosen.target if plan.privacy.sampling == 1 else None,
             check=self.checked,
         )
         return self.round
+
+    def _secure(self, round_id: str, devices: Sequence[Candidate], *, now: float, deadline: float) -> SecureRound:
+        plan = self.plan
+        masks = plan.secure or Masks()
+        if plan.privacy.where == "server":  # no value of a clipped update is larger
+            masks = dataclasses.replace(masks, bound=plan.privacy.clip_norm)
+        rows = 0 if plan.privacy.where else max(one.rows for one in devices)
+        keys = {one.device: one.key for one in devices}
+        shapes = {name: value.shape for name, value in self.offered.items()}
+        asked = terms(masks, keys, least=plan.quorum, rows=rows)
+        return SecureRound(round_id, asked, opened=now, deadline=deadline, shapes=shapes, min_rows=plan.min_rows)
+
+    def _skip(self, round_id: str, drew: int) -> None:
+        """Write down a round that chance gave too few devices: drawing again would favour those that are drawn."""
+        why = f"{drew} devices were drawn, and {self.plan.quorum} are needed: raise sampling"
+        self.history.append(_abandoned(round_id, why, epsilon=self.ledger.epsilon(self.plan.privacy)))
+
+    def cut_short(self, now: float) -> RoundResult:
+        """Return what becomes of the open round if the server stops now and cannot take it up again."""
+        assert self.round is not None
+        asked, privacy = tuple(sorted(self.round.cohort)), self.plan.privacy
+        epsilon = self.ledger.after(asked, closed=False).epsilon(privacy)
+        why, seconds = "the server stopped, and masks die with it", now - self.round.opened
+        return _abandoned(self.round.id, why, asked=asked, epsilon=epsilon, seconds=seconds)
 
     def checked(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the changes in an upload, as they were before compression; raise WireError when it has none."""
@@ -177,6 +238,7 @@ class Federation:
             cohort=self.round.cohort,
             number=len(self.history),
             deadline_s=self.round.deadline - self.round.opened,
+            secure=self.round.asked if isinstance(self.round, SecureRound) else None,
         )
 
     def conclude(self, now: float) -> RoundResult | None:
@@ -186,9 +248,10 @@ class Federation:
         outcome = self.round.outcome
         assert outcome is not None
         if outcome.state is State.CLOSED:
-            self._learn(outcome.updates)
+            self._learn(outcome)
+        asked, closed = sorted(self.round.cohort), outcome.state is State.CLOSED
         weights = [update.rows for update in outcome.updates]
-        metrics = [update.metrics for update in outcome.updates]
+        metrics = [{} if self.plan.privacy.where else update.metrics for update in outcome.updates]  # not noised
         result = RoundResult(
             round=outcome.round,
             state=outcome.state.value,
@@ -198,6 +261,8 @@ class Federation:
             bytes_up=sum(update.size for update in outcome.updates),
             seconds=outcome.seconds,
             why=outcome.why,
+            asked=tuple(asked),
+            epsilon=self.ledger.after(asked, closed=closed).epsilon(self.plan.privacy),
         )
         self.history.append(result)
         self.durations = [*self.durations, *outcome.took.values()][-REMEMBERED_DURATIONS:]
@@ -206,10 +271,23 @@ class Federation:
         self.round = None
         return result
 
-    def _learn(self, updates: Sequence[Update]) -> None:
+    def _change(self, outcome: Outcome) -> Mapping[str, np.ndarray]:
+        """Return what the updates of a closed round come to, with the server's noise where the plan has some."""
+        privacy, updates = self.plan.privacy, outcome.updates
+        if outcome.change is not None and privacy.where == "server":
+            assert isinstance(self.round, SecureRound)
+            total = {name: value * len(updates) for name, value in outcome.change.items()}
+            return noised_sum(total, privacy, count=len(updates), step=self.round.step)
+        if outcome.change is not None:
+            return {name: np.asarray(value, np.float32) for name, value in outcome.change.items()}
+        if privacy.where == "server":
+            return noised_mean([update.delta for update in updates], privacy)
+        believe = dataclasses.replace(self.plan.believe, rate=self.plan.learning_rate)
+        return aggregate([self._with_steps(update) for update in updates], rule=self.plan.row.rule, believe=believe)
+
+    def _learn(self, outcome: Outcome) -> None:
         """Move the parameters on, and c by what the c_i of the participants moved, as their part of all known rows."""
-        row, believe = self.plan.row, dataclasses.replace(self.plan.believe, rate=self.plan.learning_rate)
-        change = aggregate([self._with_steps(update) for update in updates], rule=row.rule, believe=believe)
+        row, change, updates = self.plan.row, self._change(outcome), outcome.updates
         moved = {name: change[name] for name in self.parameters}
         step, self.memory = take(row.server, moved, self.memory)
         self.parameters = apply_delta(self.parameters, step)
@@ -235,6 +313,23 @@ class Federation:
         return self.history[-1]
 
 
+def _abandoned(
+    round_id: str, why: str, *, epsilon: float | None, asked: tuple[str, ...] = (), seconds: float = 0.0
+) -> RoundResult:
+    return RoundResult(
+        round=round_id,
+        state=State.ABANDONED.value,
+        participants=(),
+        loss_before=None,
+        loss=None,
+        bytes_up=0,
+        seconds=seconds,
+        why=why,
+        asked=asked,
+        epsilon=epsilon,
+    )
+
+
 def check_upload(
     arrays: Mapping[str, np.ndarray], plan: Plan, parameters: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
@@ -253,13 +348,14 @@ def make_offer(
     cohort: Iterable[str],
     number: int,
     deadline_s: float,
+    secure: Secure | None = None,
 ) -> tuple[TaskOffer, bytes]:
     """Return the offer of `task` to `cohort`, to be signed, and the blob of parameters it names.
 
     `number` counts the rounds before this one: every round has its own seed.
     """
     blob = tensors.pack(parameters)
-    rate = plan.learning_rate * plan.decay**number
+    rate, privacy = plan.learning_rate * plan.decay**number, plan.privacy
     given = {"lr": rate, "seed": float(plan.seed + number), "mu": plan.row.mu, "lr.decay": plan.epoch_decay}
     offer = TaskOffer(
         round=round,
@@ -272,11 +368,23 @@ def make_offer(
         parameters_bytes=len(blob),
         scalars={name: given[name] for name in task.scalars},
         min_rows=plan.min_rows,
-        max_update_bytes=len(blob) + UPDATE_SLACK_BYTES,
+        max_update_bytes=len(blob) * (secure.bits // 16 if secure else 2) // 2 + UPDATE_SLACK_BYTES,
         deadline_s=deadline_s,
         compress=plan.compress,
+        clip_norm=privacy.clip_norm if privacy.where else 0.0,
+        noise=privacy.noise if privacy.where == "device" else 0.0,
+        secure=secure,
     )
     return offer, blob
+
+
+def _bar(one: Candidate, plan: Plan, ledger: Ledger) -> str:
+    """Return why privacy keeps a device out of the next round, or ""."""
+    if plan.secure is not None and not one.key:
+        return "its agent reports no key for secure aggregation: update it"
+    if not ledger.allows(plan.privacy, (one.device,)):
+        return f"another round would tell more of it than max_epsilon {plan.privacy.max_epsilon:g}"
+    return ""
 
 
 def _mean(name: str, metrics: list[Mapping[str, float]], weights: list[int]) -> float | None:

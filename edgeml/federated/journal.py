@@ -17,6 +17,7 @@ from edgeml.errors import UserError
 from edgeml.federated.buffer import Buffer, Ticket
 from edgeml.federated.federation import Federation, RoundResult
 from edgeml.federated.round import Check, Round
+from edgeml.federated.secagg import SecureRound
 from edgeml.federated.server_step import Memory
 from edgeml.federated.updates import Update
 
@@ -99,12 +100,13 @@ def resume_round(state: RoundState, parameters: Mapping[str, np.ndarray], *, che
 
 def state_of(federation: Federation, now: float) -> FederationState:
     """Return the facts of a federation; its arrays are `arrays_of`."""
+    masked = isinstance(federation.round, SecureRound)  # its secrets die with it: a restarted server begins the next
     return FederationState(
-        history=tuple(federation.history),
+        history=(*federation.history, *((federation.cut_short(now),) if masked else ())),
         last_round=dict(federation.last_round),
         durations=tuple(federation.durations),
         known=dict(federation.known),
-        round=None if federation.round is None else round_state(federation.round, now),
+        round=round_state(federation.round, now) if isinstance(federation.round, Round) else None,
     )
 
 

@@ -107,6 +107,11 @@ class SecureRound:
         self._asks: dict[str, Ask] = {}  # the last one of every device
         self._outbox: list[Ask] = []
 
+    @property
+    def step(self) -> float:
+        """What one unit of the sum is worth, where every device weighs the same."""
+        return self.asked.bound / masking.whole(self.asked)
+
     # --- what comes
 
     def said(self, device: str, say: Say, now: float, *, size: int = 0) -> str:

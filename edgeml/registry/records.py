@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from edgeml.federated.cohort import CohortOptions, Patience
+from edgeml.federated.privacy import Privacy
+from edgeml.federated.secagg import Masks
 from edgeml.telemetry import Telemetry
 from edgeml_runtime.wire.messages import BenchBlob, BenchJob, Reported
 
@@ -93,6 +95,8 @@ class FederationOptions:
     seed: int = 0
     max_abandoned: int = 3  # rounds without a quorum in a row that end the federation
     compress: str = ""  # how updates travel: fp16, int8, topk:0.05, sign
+    privacy: Privacy = field(default_factory=Privacy)
+    secure: Masks | None = None  # the server learns sums only
     cohort: CohortOptions = field(default_factory=CohortOptions)
     patience: Patience = field(default_factory=Patience)
     strategy: str = "fedavg"  # of edgeml.federated.STRATEGIES
@@ -117,6 +121,7 @@ class RoundRecord:
     asked: int = 0  # devices
     silent: tuple[str, ...] = ()  # devices that sent neither update nor refusal
     rejected: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # device -> fault -> how often
+    epsilon: float | None = None  # spent until here, with differential privacy
 
 
 @dataclass(frozen=True, kw_only=True)

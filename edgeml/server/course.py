@@ -246,6 +246,7 @@ class Synchronous:
             asked=asked,
             silent=outcome.silent,
             rejected={device: dict(counts) for device, counts in sorted(rejected.items())},
+            epsilon=result.epsilon,
         )
 
     def _abandoned_in_a_row(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from edgeml.federated import Assembly, Round, Update
+from edgeml.federated import Assembly, Round, SecureRound, Update
 from edgeml.registry import Upload
 from edgeml_runtime.wire import WireError, blocks, messages, tensors
 from edgeml_runtime.wire.messages import TaskOffer, UpdateHeader
@@ -13,7 +13,7 @@ from edgeml_runtime.wire.messages import TaskOffer, UpdateHeader
 class OpenRound:
     """Between the offer and the end of one round; `bytes_down` counts what it made the server send."""
 
-    def __init__(self, machine: Round, offer: TaskOffer, *, envelope: bytes) -> None:
+    def __init__(self, machine: Round | SecureRound, offer: TaskOffer, *, envelope: bytes) -> None:
         self.machine, self.envelope = machine, envelope
         self.bytes_down = len(envelope) * len(machine.cohort)
         self._fresh: list[Upload] = []
@@ -67,7 +67,7 @@ class OpenRound:
             assembly.open(header)
         if assembly.complete and assembly.header is not None:
             header, body = assembly.header, assembly.data()
-            if not self._accept(header, body, now):
+            if not self._accept(header, body, now) and isinstance(self.machine, Round):
                 took = self.machine.took[device]
                 encoded = messages.encode(header)
                 self._fresh.append(Upload(round=header.round, device=device, header=encoded, body=body, took=took))

@@ -261,6 +261,8 @@ def plan_of(options: FederationOptions, learner: Learner) -> Plan:
         local_epochs=options.local_epochs,
         batch_size=options.batch_size,
         compress=options.compress,
+        privacy=options.privacy,
+        secure=options.secure,
         strategy=options.strategy,
         mu=options.mu,
         momentum=options.momentum,

@@ -70,7 +70,7 @@ def bounded(update: Arrays, given: Terms) -> dict[str, np.ndarray]:
         return dict(update)
     short = gaussian.clip(update, given.clip_norm)
     if given.std:
-        short = gaussian.blur(short, std=given.std, most=given.clip_norm)
+        short = gaussian.blur(short, std=given.std, step=gaussian.grid(given.clip_norm))
     return {name: value.astype(np.float32) for name, value in short.items()}
 
 

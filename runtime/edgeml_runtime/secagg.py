@@ -74,8 +74,8 @@ def objection(offer: TaskOffer, device: str, public: str) -> str:
     numbers = asked.bound, asked.phase_s
     if not all(math.isfinite(number) and number > 0 for number in numbers) or asked.rows < 0:
         return f"secure aggregation with bound {asked.bound:g}, phase_s {asked.phase_s:g} and rows {asked.rows}"
-    if masking.steps(asked) < LEAST_STEPS:
-        return f"{asked.bits} bits leave {masking.steps(asked)} steps for {count} devices: use more bits"
+    if masking.whole(asked) < LEAST_STEPS:
+        return f"{asked.bits} bits leave {masking.whole(asked)} steps for {count} devices: use more bits"
     return ""
 
 

@@ -47,7 +47,7 @@ def test_the_sum_is_of_those_that_sent_an_update_whoever_dies_when(
         return
     assert outcome.state is State.CLOSED, outcome.why
     assert [update.device for update in outcome.updates] == in_the_sum(fleet)
-    step = fleet.asked.bound / masking.steps(fleet.asked) if bits < 64 else 1e-14
+    step = fleet.asked.bound / masking.whole(fleet.asked)
     lightest = 10 / rows if rows else 1.0  # a light device has fewer steps
     assert outcome.change is not None
     for name, expected in fleet.mean(in_the_sum(fleet)).items():

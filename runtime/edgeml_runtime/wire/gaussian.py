@@ -31,10 +31,12 @@ def clip(update: Mapping[str, np.ndarray], most: float) -> Arrays:
     return {name: np.trunc(value.astype(np.float64) * share / step) * step for name, value in update.items()}
 
 
-def blur(update: Mapping[str, np.ndarray], *, std: float, most: float) -> Arrays:
-    """Return `update`, clipped to `most`, plus Gaussian noise of standard deviation `std` on each value, float64."""
-    step = grid(most)
-    return {name: value + np.rint(noise(value.shape, std) / step) * step for name, value in update.items()}
+def blur(update: Mapping[str, np.ndarray], *, std: float, step: float) -> Arrays:
+    """Return `update`, of multiples of `step`, plus Gaussian noise of standard deviation `std` in such multiples."""
+    return {
+        name: (np.rint(value / step) + np.rint(noise(np.shape(value), std) / step)) * step
+        for name, value in update.items()
+    }
 
 
 def grid(most: float) -> float:

@@ -30,9 +30,9 @@ def ring(bits: int) -> np.dtype[np.unsignedinteger]:
     return np.dtype(f"uint{bits}")
 
 
-def steps(asked: Secure) -> int:
-    """Return S, the largest whole number that stands for `bound` without the sum wrapping around."""
-    return int((2 ** (asked.bits - 1) - 1) // max(1, len(asked.keys)))
+def whole(asked: Secure) -> int:
+    """Return S, the whole number that stands for `bound`: the largest with which the sum cannot wrap around."""
+    return min(int((2 ** (asked.bits - 1) - 1) // max(1, len(asked.keys))), 2**52)  # float64 has no finer steps
 
 
 def weight(rows: int, asked: Secure) -> float:
@@ -42,12 +42,10 @@ def weight(rows: int, asked: Secure) -> float:
 
 def fixed(update: Mapping[str, np.ndarray], asked: Secure, *, rows: int) -> np.ndarray:
     """Return weight x `update` by sorted names and the weight, in the ring; values beyond the bound are cut to it."""
-    share, most = weight(rows, asked), steps(asked)
+    share, most = weight(rows, asked), whole(asked)
     flat = [np.asarray(update[name], np.float64).ravel() / asked.bound for name in sorted(update)]
     values = np.concatenate([np.clip(np.concatenate(flat) if flat else np.zeros(0), -1, 1) * share, [share]])
-    if asked.bits == 64:
-        most = min(most, 2**52)  # float64 has no finer steps
-    return np.trunc(values * most).astype(np.int64).astype(ring(asked.bits))
+    return np.asarray(np.trunc(values * most).astype(np.int64).astype(ring(asked.bits)))
 
 
 def length(shapes: Mapping[str, tuple[int, ...]]) -> int:
@@ -60,7 +58,7 @@ def mean_of(total: np.ndarray, asked: Secure, shapes: Mapping[str, tuple[int, ..
 
     Raises MalformedMessage when no devices within the bound can have this sum: someone sent something else.
     """
-    most = min(steps(asked), 2**52) if asked.bits == 64 else steps(asked)
+    most = whole(asked)
     numbers = total.astype(ring(asked.bits)).view(f"int{asked.bits}").astype(np.int64)
     values, weights = numbers[:-1], int(numbers[-1])
     largest = int(np.abs(values).max(initial=0))
