@@ -124,7 +124,8 @@ class Buffer:
 
     def ask(self, candidates: Sequence[Candidate], now: float) -> tuple[str, ...]:
         """Return the devices, newly, that shall train on the present version: those that are idle and may."""
-        room = self.options.at_once - len(self.tickets) if self.options.at_once else len(candidates)
+        at_work = len(self.tickets.keys() - self.lost_devices)
+        room = self.options.at_once - at_work if self.options.at_once else len(candidates)
         idle = sorted((one for one in candidates if self._is_idle(one)), key=lambda one: self._turn(one.device))
         chosen = tuple(one.device for one in idle[: max(0, room)])
         for device in chosen:
@@ -132,33 +133,33 @@ class Buffer:
             self.tickets[device] = Ticket(device=device, version=self.version, asked=now, deadline=deadline)
         return chosen
 
-    def receive(self, update: Update, *, version: int, now: float) -> str:
+    def receive(self, update: Update, *, version: int) -> str:
         """Take the update of a device to `version`; return "" or the fault it is counted as."""
         device = update.device
-        if fault := self._unwelcome(device, version, now):
+        if fault := self.unwelcome(device, version):
             return self.count(device, fault)
         try:
             if update.rows < self.min_rows:
                 raise BadUpdate("rows", f"{update.rows} rows of {device}; need {self.min_rows}")
             delta = self._check(update.delta)
         except WireError as error:
-            return self.invalid(device, error, version=version, now=now)
+            return self.invalid(device, error, version=version)
         self._answered(device, version)
         self.refused.pop(device, None)
         self.held[device] = Held(dataclasses.replace(update, delta=delta), self.version - version)
         return ""
 
-    def invalid(self, device: str, error: WireError, *, version: int, now: float) -> str:
+    def invalid(self, device: str, error: WireError, *, version: int) -> str:
         """Note that `device` sent something that is no update; return the fault it is counted as."""
-        fault = self._unwelcome(device, version, now)
+        fault = self.unwelcome(device, version)
         if not fault:
             self._answered(device, version)
             self.refused[device] = str(error)
         return self.count(device, fault or fault_of(error))
 
-    def refuse(self, device: str, reason: str, *, version: int, now: float) -> str:
+    def refuse(self, device: str, reason: str, *, version: int) -> str:
         """Note that `device` takes no part in this version; return "" or why that was not noted."""
-        if fault := self._unwelcome(device, version, now):
+        if fault := self.unwelcome(device, version):
             return self.count(device, fault)
         self._answered(device, version)
         self.refused[device] = reason
@@ -179,22 +180,22 @@ class Buffer:
         """Note that a lost `device` is back."""
         self.lost_devices.discard(device)
 
-    def tick(self, now: float, *, more: bool = False) -> Step | None:
-        """Return the step that is due at `now`; `more` says that idle devices could still be asked."""
+    def tick(self, now: float) -> Step | None:
+        """Return the step that is due at `now`; `ask` first, or nobody may be at work who could be."""
         for device in [one.device for one in self.tickets.values() if now >= one.deadline]:
             self.refused.setdefault(device, f"no answer within {self.deadline_s:g} s")
             self._drop(device)
-        if event := self._due(now, more):
+        if event := self._due(now):
             return self._step(event, now)
         return None
 
-    def _due(self, now: float, more: bool) -> str:
+    def _due(self, now: float) -> str:
         if len(self.held) >= self.options.size:
             return "buffer full"
         enough = len(self.held) >= self.quorum
         if now >= self.began + self.deadline_s:
             return "deadline, quorum reached" if enough else "deadline, quorum missed"
-        if more or self.tickets.keys() - self.lost_devices or not (self.held or self.refused):
+        if self.tickets.keys() - self.lost_devices or not (self.held or self.refused):
             return ""
         if enough:
             return "nobody at work"
@@ -224,7 +225,8 @@ class Buffer:
         self.held, self.refused, self.rejected, self.began = {}, {}, {}, now
         return step
 
-    def _unwelcome(self, device: str, version: int, now: float) -> str:
+    def unwelcome(self, device: str, version: int) -> str:
+        """Return what an update of `device` to `version` would be counted as, whatever is in it, or ""."""
         ticket = self.tickets.get(device)
         if ticket is None or ticket.version != version:
             if self.seen.get(device, -1) >= version:

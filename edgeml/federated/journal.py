@@ -170,7 +170,7 @@ def resume_buffer(
     buffer.began = now - min(state.elapsed_s, most)
     for update, version in held:
         buffer.tickets[update.device] = Ticket(device=update.device, version=version, asked=now, deadline=now + most)
-        buffer.receive(update, version=version, now=now)
+        buffer.receive(update, version=version)
     least = LEAST_SHARE * buffer.deadline_s
     buffer.tickets = {
         one.device: dataclasses.replace(one, asked=now - one.asked, deadline=now + max(one.deadline, least))

@@ -42,10 +42,8 @@ class Journals:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
 
-    def write(
-        self, federation_id: str, page: Page, uploads: Iterable[Upload] = (), *, open_rounds: Iterable[str] = ()
-    ) -> None:
-        """Replace the federation's page, add `uploads`, and drop those of rounds that are not in `open_rounds`."""
+    def write(self, federation_id: str, page: Page, uploads: Iterable[Upload] = (), *, anew: bool = False) -> None:
+        """Replace the federation's page and add `uploads`; with `anew`, those from before are dropped."""
         table, ups = tables.journals, tables.uploads
         values: dict[str, Any] = {"phase": page.phase, "facts": page.facts}
         if page.arrays is not None:
@@ -54,10 +52,10 @@ class Journals:
         rows = [{"federation": federation_id, **vars(upload)} for upload in uploads]
         with self._engine.begin() as connection:
             connection.execute(first.on_conflict_do_update(index_elements=["federation"], set_=values))
+            if anew:
+                connection.execute(sa.delete(ups).where(ups.c.federation == federation_id))
             if rows:
                 connection.execute(insert(ups).on_conflict_do_nothing(), rows)
-            closed = ups.c.round.not_in(list(open_rounds))
-            connection.execute(sa.delete(ups).where((ups.c.federation == federation_id) & closed))
 
     def read(self, federation_id: str) -> tuple[Page | None, list[Upload]]:
         """Return the federation's page and the updates of its open rounds, in the order in which they came."""

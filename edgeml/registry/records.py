@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from edgeml.federated.buffer import BufferOptions
 from edgeml.federated.cohort import CohortOptions, Patience
 from edgeml.federated.privacy import Privacy
 from edgeml.federated.secagg import Masks
@@ -101,6 +102,8 @@ class FederationOptions:
     patience: Patience = field(default_factory=Patience)
     strategy: str = "fedavg"  # of edgeml.federated.STRATEGIES
     mu: float | None = None  # of the proximal term, instead of the strategy's
+    mode: Literal["sync", "async"] = "sync"
+    buffer: BufferOptions = field(default_factory=BufferOptions)  # of asynchronous rounds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +125,7 @@ class RoundRecord:
     silent: tuple[str, ...] = ()  # devices that sent neither update nor refusal
     rejected: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # device -> fault -> how often
     epsilon: float | None = None  # spent until here, with differential privacy
+    staleness: Mapping[str, int] = field(default_factory=dict)  # of asynchronous updates: steps made meanwhile
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -174,7 +174,7 @@ class Registry:
     def rollout(self, rollout_id: str) -> RolloutRecord:
         return self.fleet.rollout(rollout_id)
 
-    def request_federation(self, model: str, options: Mapping[str, float]) -> str:
+    def request_federation(self, model: str, options: Mapping[str, Any]) -> str:
         """Ask the server for federated rounds over `model` (or `model@release`) and return the federation's id.
 
         `options` are those of FederationOptions.
@@ -199,7 +199,7 @@ class Registry:
         return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known[:8])}"
 
 
-def _options(kind: type[T], given: Mapping[str, float]) -> T:
+def _options(kind: type[T], given: Mapping[str, Any]) -> T:
     try:
         return from_plain(kind, dict(given))
     except MalformedMessage as error:

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from edgeml.artifacts import Task
 from edgeml.errors import QuorumNotReached
-from edgeml.federated import Federation, Outcome, RoundResult, State
+from edgeml.federated import Federation, Outcome, Plan, RoundResult, State
 from edgeml.federated.journal import FederationState, arrays_of, resume, state_of
 from edgeml.registry import FederationOptions, Registry, RoundRecord, Upload
 from edgeml.server.candidates import candidates
@@ -41,6 +41,18 @@ class Shop:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What a course goes through: rounds of one task by one plan; `say` tells whoever looks how it goes."""
+
+    run: str
+    model: str
+    task: Task
+    options: FederationOptions = field(kw_only=True)
+    plan: Plan = field(kw_only=True)
+    say: Callable[[str], None] = field(kw_only=True)
+
+
+@dataclass(frozen=True)
 class RoundEnd:
     """A round is over: its record, without scores, and the parameters after it."""
 
@@ -55,15 +67,28 @@ class GiveUp:
     reason: str
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What the journal shall keep of updates: these, and, unless `anew`, those it has."""
+
+    uploads: list[Upload]
+    anew: bool = False
+
+
 class Course(Protocol):
     """What `Rounds` asks of a way to go through rounds."""
 
     @property
     def finished(self) -> bool: ...
     @property
-    def open_rounds(self) -> tuple[str, ...]: ...
+    def open_rounds(self) -> tuple[str, ...]:
+        """Who or what is being waited for; when it changes, the journal is written."""
+
     @property
     def parameters(self) -> Arrays: ...
+    def serve(self, now: float) -> None:
+        """Do what must not wait while the last round is being scored."""
+
     def tick(self, now: float) -> RoundEnd | GiveUp | None: ...
     def uploaded(self, device: str, round_id: str, payload: bytes, *, now: float) -> None: ...
     def came(self, device: str, now: float, *, live: bool) -> None: ...
@@ -72,7 +97,7 @@ class Course(Protocol):
     def resend(self) -> None: ...
     def facts(self, now: float) -> dict[str, Any]: ...
     def arrays(self) -> Arrays: ...
-    def kept(self) -> list[Upload]: ...
+    def kept(self) -> Kept: ...
     def resume(self, facts: Mapping[str, Any], arrays: Arrays, uploads: Sequence[Upload], *, now: float) -> None: ...
 
 
@@ -86,13 +111,14 @@ class Facts:
 
 
 class Synchronous:
-    """One round after another; `say` tells whoever looks how it goes."""
+    """One round after another."""
 
-    def __init__(
-        self, federation: Federation, task: Task, shop: Shop, *, options: FederationOptions, say: Callable[[str], None]
-    ) -> None:
-        self._federation, self._task, self._shop = federation, task, shop
-        self._options, self._say = options, say
+    def __init__(self, work: Work, shop: Shop, now: float) -> None:
+        task = work.task
+        self._federation = Federation(
+            work.run, work.plan, model=work.model, parameters=task.parameters, controls=task.controls
+        )
+        self._task, self._options, self._say, self._shop = task, work.options, work.say, shop
         self._open: OpenRound | None = None
         self._envelope = ""
         self._patience: float | None = None  # until when it waits for enough devices
@@ -110,6 +136,9 @@ class Synchronous:
     @property
     def parameters(self) -> Arrays:
         return self._federation.parameters
+
+    def serve(self, now: float) -> None:
+        """Nothing: between two rounds nobody is at work."""
 
     def tick(self, now: float) -> RoundEnd | GiveUp | None:
         """Conclude the round that is over, or open the next; say what came of it."""
@@ -161,8 +190,8 @@ class Synchronous:
     def arrays(self) -> Arrays:
         return arrays_of(self._federation)
 
-    def kept(self) -> list[Upload]:
-        return [] if self._open is None else self._open.kept()
+    def kept(self) -> Kept:
+        return Kept([], anew=True) if self._open is None else Kept(self._open.kept())
 
     def resume(self, facts: Mapping[str, Any], arrays: Arrays, uploads: Sequence[Upload], *, now: float) -> None:
         """Go on where an earlier server stood; devices are offered the same round, under the same signature."""

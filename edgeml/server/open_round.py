@@ -73,6 +73,9 @@ class OpenRound:
                 self._fresh.append(Upload(round=header.round, device=device, header=encoded, body=body, took=took))
 
     def _accept(self, header: UpdateHeader, body: bytes, now: float) -> str:
-        delta = tensors.unpack(body)
-        update = Update(header.device, header.rows, delta, metrics=header.metrics, size=header.size)
-        return self.machine.receive(header.device, update, now)
+        return self.machine.receive(header.device, read_update(header, body), now)
+
+
+def read_update(header: UpdateHeader, body: bytes) -> Update:
+    """Return the update that came as `header` and `body`, not yet checked; raise WireError when it is none."""
+    return Update(header.device, header.rows, tensors.unpack(body), metrics=header.metrics, size=header.size)

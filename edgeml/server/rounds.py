@@ -19,11 +19,12 @@ import numpy as np
 from edgeml import graph
 from edgeml.artifacts import OnnxModel, Task
 from edgeml.errors import EdgeMLError, QuorumNotReached
-from edgeml.federated import Federation, Plan, State, strategy
+from edgeml.federated import Plan, State, strategy
 from edgeml.federated.local import task_of
 from edgeml.registry import FederationOptions, FederationRecord, Page, RoundRecord
 from edgeml.registry.records import FAILED, RUNNING, SUCCEEDED
-from edgeml.server.course import Arrays, Course, GiveUp, RoundEnd, Shop, Synchronous
+from edgeml.server.asynchronous import Asynchronous
+from edgeml.server.course import Arrays, Course, GiveUp, Kept, RoundEnd, Shop, Synchronous, Work
 from edgeml.server.learner import Learner, Retrain
 from edgeml_runtime.wire import DeviceError, tensors
 from edgeml_runtime.wire.plain import from_plain, to_plain
@@ -105,43 +106,38 @@ class Rounds:
         """Write down what has come since the last time."""
         if self._course is None or self.is_over:
             return
-        uploads = self._course.kept()
-        if uploads or (self._course.open_rounds and now >= self._kept_at + KEEP_S):
-            self._shop.registry.journals.write(
-                self.record.id, self._page(now), uploads, open_rounds=self._course.open_rounds
-            )
-            self._kept_at = now
+        kept = self._course.kept()
+        if kept.uploads or (self._course.open_rounds and now >= self._kept_at + KEEP_S):
+            self._write(self._page(now), kept, now)
 
     def _tick(self, now: float) -> None:
         if self.is_over:
             return
-        if self._job is not None:
-            if self._job.done():
-                job, self._job = self._job, None
-                self._then(job.result(), now)
-        elif self._course is not None:
-            before = self._course.open_rounds
-            if self._course.finished:
-                self._release(now)
-            elif event := self._course.tick(now):
-                self._happened(event, now)
-            elif self._course.open_rounds != before:
-                self._keep(now)
+        if self._job is not None and self._job.done():
+            job, self._job = self._job, None
+            self._then(job.result(), now)
+            return
+        course = self._course
+        if course is None:
+            return
+        before = course.open_rounds
+        course.serve(now)
+        if self._job is None and course.finished:
+            self._release(now)
+        elif self._job is None and (event := course.tick(now)):
+            self._happened(event, now)
+        elif course.open_rounds != before:
+            self._keep(now)
 
     def _begin(self, start: Start, now: float) -> None:
         self._start = start
         registry, options = self._shop.registry, self.record.options
-        federation = Federation(
-            self.record.id,
-            plan_of(options, start.learner),
-            model=self.record.model,
-            parameters=start.task.parameters,
-            controls=start.task.controls,
-        )
         registry.put_blob(start.task.data)
         if not self.record.outcome:
             self.record = dataclasses.replace(self.record, outcome={"before": dict(start.before)})
-        self._course = Synchronous(federation, start.task, self._shop, options=options, say=self._say)
+        plan, build = plan_of(options, start.learner), COURSES[options.mode]
+        work = Work(self.record.id, self.record.model, start.task, options=options, plan=plan, say=self._say)
+        self._course = build(work, self._shop, now)
         page, uploads = registry.journals.read(self.record.id)
         if page is None:
             self._keep(now, arrays=True)
@@ -240,13 +236,18 @@ class Rounds:
         page = self._page(now)
         if arrays:
             page = dataclasses.replace(page, arrays=tensors.pack(self._course.arrays()))
-        kept, open_rounds = self._course.kept(), self._course.open_rounds
-        self._shop.registry.journals.write(self.record.id, page, kept, open_rounds=open_rounds)
+        self._write(page, self._course.kept(), now)
+
+    def _write(self, page: Page, kept: Kept, now: float) -> None:
+        self._shop.registry.journals.write(self.record.id, page, kept.uploads, anew=kept.anew)
         self._kept_at = now
 
     def _page(self, now: float) -> Page:
         assert self._course is not None
         return Page(phase=self._phase, facts={"course": self._course.facts(now), "pending": to_plain(self._pending)})
+
+
+COURSES: dict[str, Callable[[Work, Shop, float], Course]] = {"sync": Synchronous, "async": Asynchronous}
 
 
 def plan_of(options: FederationOptions, learner: Learner) -> Plan:
@@ -275,7 +276,7 @@ def plan_of(options: FederationOptions, learner: Learner) -> Plan:
 def _prepare(record: FederationRecord, retrain: Retrain) -> Start:
     learner, options = retrain.prepare(record), record.options
     task = task_of(
-        strategy(options.strategy, without=frozenset({"release"})),
+        strategy(options.strategy, without=frozenset({"release", *({"async"} & {options.mode})})),
         learner.model,
         loss=learner.loss,
         momentum=options.momentum,

@@ -42,13 +42,13 @@ def test_a_step_is_made_at_k_updates_and_old_ones_weigh_less() -> None:
     b = a_buffer(size=2)
     assert b.ask(fleet("abc"), 0.0) == ("a", "b", "c")
     for device in "ab":
-        assert b.receive(an_update(device), version=0, now=1.0) == ""
+        assert b.receive(an_update(device), version=0) == ""
     step = the_step(b, 1.0)
     assert (step.number, step.state, step.why, step.silent) == (1, State.CLOSED, "buffer full", ("c",))
     np.testing.assert_allclose(b.parameters["w"], 1.0)
     assert b.ask(fleet("abc"), 1.0) == ("a", "b"), "c is still at work on version 0"
-    assert b.receive(an_update("a", 3.0), version=1, now=2.0) == ""
-    assert b.receive(an_update("c", 5.0), version=0, now=2.0) == "", "late, and taken"
+    assert b.receive(an_update("a", 3.0), version=1) == ""
+    assert b.receive(an_update("c", 5.0), version=0) == "", "late, and taken"
     step = the_step(b, 2.0)
     assert {one.update.device: one.staleness for one in step.held} == {"a": 0, "c": 1}
     np.testing.assert_allclose(b.parameters["w"], 1.0 + (3.0 + 5.0 / np.sqrt(2)) / 2, rtol=1e-6)
@@ -59,10 +59,10 @@ def test_an_update_older_than_the_limit_is_counted_and_its_device_asked_anew() -
     b = a_buffer(size=1, quorum=1, max_staleness=1)
     b.ask(fleet("ab"), 0.0)
     for version in range(2):
-        b.receive(an_update("a"), version=version, now=1.0)
+        b.receive(an_update("a"), version=version)
         the_step(b, 1.0)
         b.ask(fleet("a"), 1.0)
-    assert b.receive(an_update("b"), version=0, now=2.0) == "stale"
+    assert b.receive(an_update("b"), version=0) == "stale"
     assert b.rejected == {"b": {"stale": 1}} and b.ask(fleet("b"), 2.0) == ("b",)
 
 
@@ -79,26 +79,25 @@ def test_an_update_older_than_the_limit_is_counted_and_its_device_asked_anew() -
 def test_what_cannot_be_taken_is_counted_by_its_fault(device: str, version: int, value: float, fault: str) -> None:
     b = a_buffer()
     b.ask(fleet("ab"), 0.0)
-    b.receive(an_update("a"), version=0, now=1.0)
-    assert b.receive(an_update(device, value), version=version, now=1.0) == fault
+    b.receive(an_update("a"), version=0)
+    assert b.receive(an_update(device, value), version=version) == fault
     assert b.rejected == {device: {fault: 1}} and set(b.held) == {"a"}
 
 
 def test_an_update_of_a_step_that_was_made_is_a_replay() -> None:
     b = a_buffer(size=1, quorum=1)
     b.ask(fleet("a"), 0.0)
-    b.receive(an_update("a"), version=0, now=1.0)
+    b.receive(an_update("a"), version=0)
     the_step(b, 1.0)
-    assert b.receive(an_update("a"), version=0, now=2.0) == "replayed"
+    assert b.receive(an_update("a"), version=0) == "replayed"
 
 
 def test_below_k_a_step_is_made_when_nobody_is_at_work_any_more() -> None:
     b = a_buffer(size=5)
     b.ask(fleet("abc"), 0.0)
-    b.receive(an_update("a"), version=0, now=1.0)
-    b.refuse("b", "policy", version=0, now=1.0)
-    b.receive(an_update("c"), version=0, now=2.0)
-    assert b.tick(2.0, more=True) is None, "somebody could still be asked"
+    b.receive(an_update("a"), version=0)
+    b.refuse("b", "policy", version=0)
+    b.receive(an_update("c"), version=0)
     step = the_step(b, 2.0)
     assert (step.why, len(step.held), dict(step.refused)) == ("nobody at work", 2, {"b": "policy"})
 
@@ -108,27 +107,27 @@ def test_nobody_waits_for_a_lost_device_but_its_update_is_taken_when_it_comes() 
     b.ask(fleet("abc"), 0.0)
     b.lost("c")
     for device in "ab":
-        b.receive(an_update(device), version=0, now=1.0)
+        b.receive(an_update(device), version=0)
     assert the_step(b, 1.0).why == "nobody at work"
-    assert b.receive(an_update("c"), version=0, now=2.0) == "" and b.held["c"].staleness == 1
+    assert b.receive(an_update("c"), version=0) == "" and b.held["c"].staleness == 1
 
 
 def test_without_a_quorum_it_is_abandoned_and_everybody_is_asked_again() -> None:
     b = a_buffer()
     b.ask(fleet("ab"), 0.0)
-    b.receive(an_update("a"), version=0, now=1.0)
+    b.receive(an_update("a"), version=0)
     assert b.tick(59.0) is None
     step = the_step(b, 60.0)
     assert (step.state, step.why, b.version, b.steps) == (State.ABANDONED, "deadline, quorum missed", 0, 1)
     assert b.ask(fleet("ab"), 60.0) == ("a", "b")
-    assert b.receive(an_update("a"), version=0, now=61.0) == "", "the same version, once more"
+    assert b.receive(an_update("a"), version=0) == "", "the same version, once more"
 
 
 def test_if_all_refuse_it_does_not_wait_for_the_deadline() -> None:
     b = a_buffer()
     b.ask(fleet("ab"), 0.0)
     for device in "ab":
-        b.refuse(device, "policy", version=0, now=1.0)
+        b.refuse(device, "policy", version=0)
     assert the_step(b, 1.0).why == "quorum impossible"
 
 
@@ -136,7 +135,7 @@ def test_devices_at_once_are_bounded_and_those_who_waited_longest_come_first() -
     b = a_buffer(size=2, at_once=2)
     assert b.ask(fleet("abcd"), 0.0) == ("a", "b")
     for device in "ab":
-        b.receive(an_update(device), version=0, now=1.0)
+        b.receive(an_update(device), version=0)
     the_step(b, 1.0)
     assert b.ask(fleet("abcd"), 1.0) == ("c", "d")
 
@@ -145,7 +144,7 @@ def test_the_servers_step_and_the_limits_of_the_cohort_hold_here_too() -> None:
     b = a_buffer(size=1, quorum=1, server=ServerStep(kind="momentum", beta1=0.5), cohort=CohortOptions(selector="a, b"))
     for version in range(2):
         assert b.ask([*fleet("ac"), Candidate(device="b", rows=3)], 0.0) == ("a",)
-        b.receive(an_update("a"), version=version, now=1.0)
+        b.receive(an_update("a"), version=version)
         the_step(b, 1.0)
     np.testing.assert_allclose(b.parameters["w"], 1 + 1.5)
 
@@ -181,7 +180,7 @@ class BufferMachine(RuleBasedStateMachine):
     def update(self, device: str, back: int, value: float, good: bool) -> None:
         version = self.b.version - back
         staleness = self.b.version - version
-        fault = self.b.receive(an_update(device, value if good else np.nan), version=version, now=self.now)
+        fault = self.b.receive(an_update(device, value if good else np.nan), version=version)
         if fault:
             self.faults += 1
             return
@@ -192,7 +191,7 @@ class BufferMachine(RuleBasedStateMachine):
 
     @rule(device=devices, back=st.integers(0, 2))
     def refuse(self, device: str, back: int) -> None:
-        self.faults += bool(self.b.refuse(device, "policy", version=self.b.version - back, now=self.now))
+        self.faults += bool(self.b.refuse(device, "policy", version=self.b.version - back))
 
     @rule(device=devices, back=st.booleans())
     def come_or_go(self, device: str, back: bool) -> None:

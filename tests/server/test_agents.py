@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,60 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeml.artifacts import Bundle
 from edgeml.registry import Registry
 from edgeml.transport import Broker, start_broker
 from edgeml_runtime.session import Session
-from edgeml_runtime.wire import tensors
-from edgeml_runtime.wire.manifest import Bounds, Feature, Manifest, ReleaseVariant, TensorSpec, blob_of
-from tests.server.stand_ins import CLASSES, FEATURES, Server, a_model, rows_of, until
+from tests.server.agents import Agent, a_release
+from tests.server.stand_ins import Server, a_model, rows_of, until
 
 pytestmark = [pytest.mark.broker, pytest.mark.journey]
 NAMES = ("pi-a", "pi-b", "pi-c")
-
-
-def a_release() -> Bundle:
-    """A bundle an agent accepts: the toy model with its goldens and its columns."""
-    graph = a_model().data
-    rows = rows_of(7, 16)["numeric"]
-    answers = Session(graph).run({"numeric": rows})
-    goldens = tensors.pack({"input.numeric": rows, **{f"fp32.{name}": array for name, array in answers.items()}})
-    manifest = Manifest(
-        model="toy",
-        release="ab12ab12ab12",
-        task="classification",
-        created="2026-01-02T03:04:05Z",
-        inputs=(TensorSpec(name="numeric", dtype="float32", shape=(-1, FEATURES)),),
-        outputs=(
-            TensorSpec(name="label", dtype="int64", shape=(-1,)),
-            TensorSpec(name="probabilities", dtype="float32", shape=(-1, CLASSES)),
-        ),
-        features=tuple(Feature(name=f"x{i}", kind="numeric") for i in range(FEATURES)),
-        classes=tuple("abc"),
-        variants=(ReleaseVariant(name="fp32", graph=blob_of(graph), bounds=Bounds(max_abs=1e-5, label_flips=0)),),
-        default_variant="fp32",
-        boards={},
-        goldens=blob_of(goldens),
-    )
-    return Bundle(manifest, {blob_of(data).digest: data for data in (graph, goldens)})
-
-
-class Agent:
-    """One `edgeml_runtime` process with a state folder of its own."""
-
-    def __init__(self, name: str, broker: Broker, *, key: str, folder: Path) -> None:
-        self.state = folder / name
-        given = ["--id", name, "--broker", f"{broker.host}:{broker.port}", "--key", key, "--board", "test-board"]
-        command = [sys.executable, "-m", "edgeml_runtime"]
-        subprocess.run([*command, "enroll", *given, "--state", self.state], check=True, stdout=subprocess.DEVNULL)
-        self.process = subprocess.Popen([*command, "run", "--state", self.state], stderr=subprocess.DEVNULL)
-
-    def post(self, path: str, body: Any) -> Any:
-        port = json.loads((self.state / "http.json").read_text())["port"]
-        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", json.dumps(body).encode())
-        request.add_header("Content-Type", "application/json")
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.load(answer)
 
 
 @pytest.fixture
@@ -83,9 +33,7 @@ def agents(registry: Registry, server: Server, broker: Broker, tmp_path: Path) -
         yield started
     finally:
         for agent in started:
-            agent.process.terminate()
-        for agent in started:
-            agent.process.wait(20)
+            agent.stop()
 
 
 def wait(record: Callable[[], Any], what: str) -> Any:
@@ -106,9 +54,7 @@ def test_real_agents_run_what_is_shipped_and_learn_what_is_asked(
     assert answer["labels"] == ["abc"[index] for index in expected]
 
     for seed, agent in enumerate(agents):
-        local = rows_of(seed)
-        targets = ["abc"[index] for index in local["target"]]
-        agent.post("/samples", {"rows": local["numeric"].tolist(), "targets": targets})
+        agent.label(rows_of(seed))
     options = {"rounds": 3, "min_devices": 3, "learning_rate": 0.1, "deadline_s": 30}
     federation_id = registry.request_federation("toy", options)
     learned = wait(lambda: registry.federation(federation_id), "the federation")
@@ -131,9 +77,7 @@ def test_rounds_go_on_after_the_broker_was_killed_and_started_again(
     rollout_id = registry.request_rollout("toy", None, "all", deadline_s=60)
     assert wait(lambda: registry.rollout(rollout_id), "the rollout").state == "SUCCEEDED"
     for seed, agent in enumerate(agents):
-        local = rows_of(seed, 400)
-        targets = ["abc"[index] for index in local["target"]]
-        agent.post("/samples", {"rows": local["numeric"].tolist(), "targets": targets})
+        agent.label(rows_of(seed, 400))
     options = {"rounds": 12, "min_devices": 3, "local_epochs": 3, "deadline_s": 40}
     federation_id = registry.request_federation("toy", options)
     until(lambda: len(registry.federation(federation_id).rounds) >= 2, "two rounds")

@@ -1,0 +1,242 @@
+"""A federation of real processes, killed in every state: the server, each agent, the broker; it goes on as if not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeml.registry import FederationRecord, Registry
+from edgeml.transport import start_broker
+from tests.server.agents import Agent, a_release
+from tests.server.stand_ins import rows_of, until
+
+pytestmark = [pytest.mark.broker, pytest.mark.fault, pytest.mark.journey]
+NAMES = ("pi-a", "pi-b", "pi-c")
+OPTIONS = {"rounds": 2, "min_devices": 3, "learning_rate": 0.1, "deadline_s": 30}
+
+
+class Field:
+    """A broker, three agents with rows, and a server that dies and comes back."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.registry = Registry.open(folder / "registry")
+        self.registry.add_release(a_release(), summary={}, run_dir="")
+        self.broker = start_broker()
+        self.server: subprocess.Popen[bytes] | None = None
+        key, self.log = self.registry.public_key_hex(), (folder / "server.log").open("ab")
+        self.agents = {name: Agent(name, self.broker, key=key, folder=folder / "agents") for name in NAMES}
+
+    def serve(self) -> None:
+        root, address = str(self.registry.root), f"{self.broker.host}:{self.broker.port}"
+        command = [sys.executable, "-m", "tests.server.mortal", root, address, str(self.folder)]
+        self.server = subprocess.Popen(command, stdout=self.log, stderr=self.log)
+
+    def kill_server(self) -> None:
+        """Kill -9, as a power cut would."""
+        assert self.server is not None
+        self.server.kill()
+        self.server.wait()
+        self.server = None
+
+    def begin(self, **options: Any) -> str:
+        for path in self.folder.glob("at.*"):
+            path.unlink()
+        (self.folder / "released.onnx").unlink(missing_ok=True)
+        return self.registry.request_federation("toy", {**OPTIONS, **options})
+
+    def hold(self, point: str) -> None:
+        (self.folder / f"hold.{point}").touch()
+
+    def let_go(self, point: str) -> None:
+        (self.folder / f"hold.{point}").unlink(missing_ok=True)
+
+    def reach(self, point: str) -> None:
+        until((self.folder / f"at.{point}").exists, point)
+
+    def end(self, federation_id: str) -> FederationRecord:
+        until(lambda: self.registry.federation(federation_id).is_over, "the end of the federation")
+        return self.registry.federation(federation_id)
+
+    def updates(self, federation_id: str) -> int:
+        return len(self.registry.journals.read(federation_id)[1])
+
+    @property
+    def released(self) -> bytes:
+        return (self.folder / "released.onnx").read_bytes()
+
+    def close(self) -> None:
+        if self.server is not None:
+            self.kill_server()
+        for agent in self.agents.values():
+            agent.process.kill()
+            agent.process.wait()
+        self.broker.stop()
+        self.log.close()
+        self.registry.close()
+
+
+@pytest.fixture(scope="module")
+def shared_field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
+    made = Field(tmp_path_factory.mktemp("field"))
+    try:
+        made.serve()
+        registry = made.registry
+        until(lambda: [one.id for one in registry.devices() if one.reported] == list(NAMES), "three agents")
+        rollout = registry.request_rollout("toy", None, "all", deadline_s=60)
+        until(lambda: registry.rollout(rollout).is_over, "the rollout")
+        for seed, agent in enumerate(made.agents.values()):
+            agent.label(rows_of(seed, 200))
+        until(lambda: [r.samples for d in registry.devices() if (r := d.reported)] == [200] * 3, "the samples")
+        made.kill_server()
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def field(shared_field: Field) -> Iterator[Field]:
+    """Return the field without a server; what a test holds is let go at its end."""
+    yield shared_field
+    for path in shared_field.folder.glob("hold.*"):
+        path.unlink()
+    for agent in shared_field.agents.values():
+        if agent.process.poll() is None:
+            agent.process.send_signal(signal.SIGCONT)
+    if shared_field.server is not None:
+        shared_field.kill_server()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shared_field: Field) -> bytes:
+    """Return the model that two rounds release when nothing happens."""
+    shared_field.serve()
+    record = shared_field.end(shared_field.begin())
+    assert record.state == "SUCCEEDED", record.detail
+    shared_field.kill_server()
+    return shared_field.released
+
+
+def waiting(field: Field, federation_id: str) -> None:
+    for agent in field.agents.values():
+        agent.process.send_signal(signal.SIGSTOP)
+    until(lambda: field.registry.federation(federation_id).detail.startswith("round 1 of 2"), "the offer")
+
+
+def open_with_two_updates(field: Field, federation_id: str) -> None:
+    until(lambda: field.updates(federation_id) == 2, "two updates")
+
+
+STATES: dict[str, Callable[[Field, str], None]] = {
+    "preparing": lambda field, _: field.reach("preparing"),
+    "nobody has answered": waiting,
+    "two of three have answered": open_with_two_updates,
+    "evaluating": lambda field, _: field.reach("evaluating"),
+    "releasing": lambda field, _: field.reach("releasing"),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_server_killed_in_any_state_resumes_and_releases_the_same_bits(
+    field: Field, undisturbed: bytes, state: str
+) -> None:
+    field.hold(state)
+    if state == "two of three have answered":
+        field.agents["pi-c"].process.send_signal(signal.SIGSTOP)
+    field.serve()
+    federation_id = field.begin()
+    STATES[state](field, federation_id)
+    field.kill_server()
+    field.let_go(state)
+    for agent in field.agents.values():
+        agent.process.send_signal(signal.SIGCONT)
+    before = field.registry.federation(federation_id)
+    field.serve()
+    record = field.end(federation_id)
+    assert record.state == "SUCCEEDED", record.detail
+    assert record.rounds[: len(before.rounds)] == before.rounds, "what was done is done once"
+    assert [(done.round, done.participants, done.rows) for done in record.rounds] == [
+        (number, NAMES, 600) for number in (1, 2)
+    ]
+    assert field.released == undisturbed
+    assert field.registry.journals.known() == set()
+
+
+def test_a_server_killed_again_and_again_gets_there(field: Field, undisturbed: bytes) -> None:
+    field.serve()
+    federation_id = field.begin()
+    for point in ("preparing", "evaluating", "releasing"):
+        field.reach(point)
+        field.kill_server()
+        field.serve()
+    assert field.end(federation_id).state == "SUCCEEDED" and field.released == undisturbed
+
+
+def before_its_update(field: Field, federation_id: str) -> None:
+    until(lambda: field.updates(federation_id) == 2, "the others")
+
+
+def while_it_trains(field: Field, federation_id: str) -> None:
+    agent = field.agents["pi-c"]
+
+    def trains() -> bool:
+        at = agent.status["round"]
+        return bool(at and at["round"] == f"{federation_id}-1" and at["phase"] == "TRAINING")
+
+    until(trains, "pi-c to train")
+
+
+def after_its_update(field: Field, federation_id: str) -> None:
+    until(lambda: field.updates(federation_id) >= 1, "its update")
+
+
+MOMENTS: dict[str, tuple[Callable[[Field, str], None], tuple[str, ...]]] = {  # when, and who is stopped until then
+    "before": (before_its_update, ("pi-c",)),
+    "during": (while_it_trains, ()),
+    "after": (after_its_update, ("pi-a", "pi-b")),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_an_agent_killed_before_during_or_after_its_update_takes_part_all_the_same(field: Field, moment: str) -> None:
+    mortal, (reached, stopped) = field.agents["pi-c"], MOMENTS[moment]
+    for name in stopped:
+        field.agents[name].process.send_signal(signal.SIGSTOP)
+    field.serve()
+    federation_id = field.begin(rounds=1, local_epochs=400 if moment == "during" else 1)
+    reached(field, federation_id)
+    os.kill(mortal.process.pid, signal.SIGKILL)
+    mortal.process.wait()
+    mortal.start()
+    for name in stopped:
+        field.agents[name].process.send_signal(signal.SIGCONT)
+    record = field.end(federation_id)
+    assert record.state == "SUCCEEDED", record.detail
+    assert [done.participants for done in record.rounds] == [NAMES]
+
+
+def test_an_asynchronous_federation_survives_its_server_too(field: Field) -> None:
+    """pi-c is slow, the server dies while it scores the first step, and then pi-b is away: pi-c's update is needed."""
+    field.agents["pi-c"].process.send_signal(signal.SIGSTOP)
+    field.hold("evaluating")
+    field.serve()
+    federation_id = field.begin(mode="async", buffer={"size": 2}, min_devices=2, rounds=2)
+    field.reach("evaluating")
+    field.kill_server()
+    field.let_go("evaluating")
+    field.agents["pi-b"].process.send_signal(signal.SIGSTOP)
+    field.agents["pi-c"].process.send_signal(signal.SIGCONT)
+    field.serve()
+    record = field.end(federation_id)
+    assert record.state == "SUCCEEDED", record.detail
+    assert [(done.round, dict(done.staleness)) for done in record.rounds] == [
+        (1, {"pi-a": 0, "pi-b": 0}),
+        (2, {"pi-a": 0, "pi-c": 1}),
+    ]
