@@ -130,6 +130,17 @@ def fleet_list(registry_path: Path, as_json: bool) -> None:
     )
 
 
+@fleet.command("forget-key")
+@click.argument("device")
+@registry_option
+def forget_key(device: str, registry_path: Path) -> None:
+    """Let DEVICE, which was set up anew, sign its updates with the key that it reports next."""
+    from edgeml.registry import Registry
+
+    Registry.open(registry_path).fleet.forget_key(device)
+    click.echo(f"{device}: the next key that it reports is the one it is known by")
+
+
 @click.command()
 @click.argument("model")
 @click.option("--rounds", default=5, show_default=True, help="How many rounds.")

@@ -31,7 +31,7 @@ class Candidate:
     temperature_c: float | None = None
     battery: float | None = None  # share of a full one; None for a device without a battery
     mains: bool | None = None
-    key: str = ""  # its Ed25519 public key, hex: what secure aggregation knows it by
+    key: str = ""  # its Ed25519 public key, hex: what it signs with
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edgeml_runtime.wire import BadDigest, MalformedMessage
+from edgeml_runtime.wire import BadDigest, BadSignature, MalformedMessage
 from edgeml_runtime.wire.tasks import DELTA, KEEP
 from edgeml_runtime.wire.tasks import TRAINING_METRICS as METRICS
 
@@ -42,7 +42,8 @@ def fault_of(error: Exception) -> str:
     """Return the fault that `error` is counted as."""
     if isinstance(error, BadUpdate):
         return error.fault
-    return "digest" if isinstance(error, BadDigest) else "unreadable"
+    kinds: dict[type[Exception], str] = {BadDigest: "digest", BadSignature: "unsigned"}
+    return kinds.get(type(error), "unreadable")
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,25 @@ class Fleet:
         with self._engine.begin() as connection:
             return int(connection.execute(grown.returning(tables.sequences.c.seq)).scalar_one())
 
+    def keys(self) -> dict[str, str]:
+        """Return the public key (hex) that every device was first met with."""
+        with tables.reader(self._engine) as connection:
+            return {row.device: row.key for row in connection.execute(sa.select(tables.device_keys))}
+
+    def pin_key(self, device: str, key: str) -> str:
+        """Keep `key` as that of `device` unless it has one, and return the one it has."""
+        table = tables.device_keys
+        with self._engine.begin() as connection:
+            connection.execute(insert(table).values(device=device, key=key).on_conflict_do_nothing())
+            return str(connection.execute(sa.select(table.c.key).where(table.c.device == device)).scalar_one())
+
+    def forget_key(self, device: str) -> None:
+        """Drop the key of `device`, which was set up anew: the next one it reports is taken."""
+        with self._engine.begin() as connection:
+            gone = connection.execute(sa.delete(tables.device_keys).where(tables.device_keys.c.device == device))
+        if not gone.rowcount:
+            raise NotFound(f"no key of a device {device!r} is known here; `edgeml fleet list` shows the devices")
+
     # --- rollouts
 
     def add_rollout(self, release: Release, selector: str, *, devices: Sequence[str], options: RolloutOptions) -> str:

@@ -40,6 +40,13 @@ devices = Table(
     Column("notes", JSON, nullable=False, default=list),
 )
 
+device_keys = Table(  # the key that a device was first met with; another one is not believed
+    "device_keys",
+    METADATA,
+    Column("device", String, primary_key=True),
+    Column("key", String, nullable=False),
+)
+
 sequences = Table(  # the last assignment number of each device; it never goes back
     "sequences",
     METADATA,

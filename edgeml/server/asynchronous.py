@@ -17,8 +17,8 @@ from edgeml.federated.journal import BufferState, arrays_of, buffer_state, resum
 from edgeml.registry import RoundRecord, Upload
 from edgeml.server.candidates import candidates
 from edgeml.server.course import Arrays, GiveUp, Kept, RoundEnd, Shop, Work
-from edgeml.server.open_round import read_update
-from edgeml_runtime.wire import WireError, blocks, messages, signed, topics
+from edgeml.server.open_round import read_header, read_update
+from edgeml_runtime.wire import BadSignature, WireError, blocks, messages, signed, topics
 from edgeml_runtime.wire.messages import TaskOffer, UpdateHeader
 from edgeml_runtime.wire.plain import from_plain, to_plain
 
@@ -106,11 +106,14 @@ class Asynchronous:
             return
         if ticket is None or ticket.version != version or device not in self._assemblies:
             if not blocks.is_block(payload):
-                messages.decode(UpdateHeader, payload)
+                read_header(payload, device, self._shop.roster.key)
                 self._buffer.count(device, self._buffer.unwelcome(device, version) or "stranger")
             return
         try:
             self._take(device, payload, version=version, now=now)
+        except BadSignature:
+            self._buffer.count(device, "unsigned")  # says nothing of the device: anybody may have sent it
+            raise
         except WireError as error:
             self._buffer.invalid(device, error, version=version)
             raise
@@ -216,7 +219,7 @@ class Asynchronous:
         if blocks.is_block(payload):
             assembly.add(blocks.decode(payload))
         else:
-            header = messages.decode(UpdateHeader, payload)
+            header = read_header(payload, device, self._shop.roster.key)
             if header.refused:
                 self._buffer.refuse(device, header.refused, version=version)
                 return

@@ -8,12 +8,21 @@ from edgeml.server.roster import Roster
 
 
 def candidates(roster: Roster, model: str) -> list[Candidate]:
-    """Return every device that is online and runs `model`."""
-    running = [(one, one.reported) for one in roster.online() if one.reported and one.reported.running]
-    return [_candidate(one) for one, said in running if said.running and said.running.model == model]
+    """Return every device that is online, runs `model` and is known by a key."""
+    return [_candidate(one, roster.key(one.id)) for one in _running(roster, model) if roster.key(one.id)]
 
 
-def _candidate(record: DeviceRecord) -> Candidate:
+def keyless(roster: Roster, model: str) -> list[str]:
+    """Return the devices that would be candidates if their agents had a key to sign with."""
+    return [one.id for one in _running(roster, model) if not roster.key(one.id)]
+
+
+def _running(roster: Roster, model: str) -> list[DeviceRecord]:
+    found = [(one, one.reported.running if one.reported else None) for one in roster.online()]
+    return [one for one, running in found if running is not None and running.model == model]
+
+
+def _candidate(record: DeviceRecord, key: str) -> Candidate:
     now = record.telemetry.now
     return Candidate(
         device=record.id,
@@ -22,4 +31,5 @@ def _candidate(record: DeviceRecord) -> Candidate:
         temperature_c=now.temperature_c if now else None,
         battery=now.battery if now else None,
         mains=now.mains if now else None,
+        key=key,
     )

@@ -15,14 +15,14 @@ import numpy as np
 
 from edgeml.artifacts import Task
 from edgeml.errors import QuorumNotReached
-from edgeml.federated import Federation, Outcome, Plan, RoundResult, State
+from edgeml.federated import Federation, Outcome, Plan, RoundResult, State, fault_of
 from edgeml.federated.journal import FederationState, arrays_of, resume, state_of
 from edgeml.registry import FederationOptions, Registry, RoundRecord, Upload
-from edgeml.server.candidates import candidates
-from edgeml.server.open_round import OpenRound
+from edgeml.server.candidates import candidates, keyless
+from edgeml.server.open_round import OpenRound, read_header
 from edgeml.server.roster import Roster
-from edgeml_runtime.wire import blocks, messages, signed, topics
-from edgeml_runtime.wire.messages import TaskOffer, UpdateHeader
+from edgeml_runtime.wire import WireError, blocks, messages, signed, topics
+from edgeml_runtime.wire.messages import TaskOffer
 from edgeml_runtime.wire.plain import from_plain, to_plain
 
 PAUSE_S = 1.0  # after an abandoned round, doubled after every further one in a row
@@ -153,7 +153,11 @@ class Synchronous:
         if self._open is not None and self._open.machine.id == round_id:
             self._open.take(device, payload, now=now)
         elif not blocks.is_block(payload):
-            messages.decode(UpdateHeader, payload)
+            try:
+                read_header(payload, device, self._shop.roster.key)
+            except WireError as error:
+                self._count_astray(device, round_id, fault_of(error))
+                raise
             self._count_astray(device, round_id)
 
     def came(self, device: str, now: float, *, live: bool) -> None:
@@ -202,7 +206,7 @@ class Synchronous:
             return
         self._envelope, envelope = known.envelope, self._shop.registry.blob(known.envelope)
         offer = messages.from_document(TaskOffer, signed.unverified(envelope))  # this server's own, by its digest
-        self._open = OpenRound(machine, offer, envelope=envelope)
+        self._open = OpenRound(machine, offer, envelope=envelope, key_of=self._shop.roster.key)
         self._open.bytes_down = known.bytes_down + len(envelope) * len(machine.cohort)
         self._open.replay(uploads, now)
         self.resend()
@@ -218,7 +222,7 @@ class Synchronous:
         self._shop.registry.put_blob(blob)
         envelope = signed.sign(to_plain(offer), self._shop.registry.signing_key())
         self._envelope = self._shop.registry.put_blob(envelope)
-        self._open = OpenRound(machine, offer, envelope=envelope)
+        self._open = OpenRound(machine, offer, envelope=envelope, key_of=self._shop.roster.key)
         self.resend()
         closed, rounds = self._federation.closed, self._options.rounds
         self._say(f"round {closed + 1} of {rounds}, {len(machine.cohort)} devices")
@@ -235,10 +239,13 @@ class Synchronous:
         rows = ", ".join(f"{one.device} {one.rows}" for one in known) or "none"
         ready = len(known) - len(self._federation.passed_over)
         round_id = f"{self._federation.run}-{len(self._federation.history) + 1}"
+        old = keyless(self._shop.roster, model)
         why = "; ".join(f"{device}: {reason}" for device, reason in sorted(self._federation.passed_over.items()))
         return GiveUp(
             f"{QuorumNotReached(round_id, ready, max(options.min_devices, options.cohort.least))}; devices online that "
-            f"run {model}, with their labelled rows ({options.min_rows} needed): {rows}" + (f"; {why}" if why else "")
+            f"run {model}, with their labelled rows ({options.min_rows} needed): {rows}"
+            + (f"; {why}" if why else "")
+            + (f"; without a key, update their agents: {', '.join(old)}" if old else "")
         )
 
     def _conclude(self, current: OpenRound, now: float) -> RoundEnd | None:
@@ -282,9 +289,10 @@ class Synchronous:
         states = [result.state for result in reversed(self._federation.history)]
         return next((i for i, state in enumerate(states) if state == State.CLOSED.value), len(states))
 
-    def _count_astray(self, device: str, round_id: str) -> None:
+    def _count_astray(self, device: str, round_id: str, fault: str = "") -> None:
         ended = {result.round: result.participants for result in self._federation.history}
-        fault = "stranger" if round_id not in ended else "replayed" if device in ended[round_id] else "late"
+        if not fault:
+            fault = "stranger" if round_id not in ended else "replayed" if device in ended[round_id] else "late"
         if self._open is not None:
             self._open.machine.count(device, fault)
         elif device in self._astray or len(self._astray) < MOST_ASTRAY:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from edgeml.federated import Assembly, Round, SecureRound, Update
+from edgeml.federated import Assembly, BadUpdate, Round, SecureRound, Update
 from edgeml.registry import Upload
-from edgeml_runtime.wire import WireError, blocks, messages, tensors
+from edgeml_runtime.wire import BadSignature, WireError, blocks, messages, tensors
 from edgeml_runtime.wire.messages import TaskOffer, UpdateHeader
+from edgeml_runtime.wire.updates import check_signature
 
 
 class OpenRound:
     """Between the offer and the end of one round; `bytes_down` counts what it made the server send."""
 
-    def __init__(self, machine: Round | SecureRound, offer: TaskOffer, *, envelope: bytes) -> None:
-        self.machine, self.envelope = machine, envelope
+    def __init__(
+        self, machine: Round | SecureRound, offer: TaskOffer, *, envelope: bytes, key_of: Callable[[str], str]
+    ) -> None:
+        """Open it; `key_of` a device is its public key, and what it does not sign is not taken."""
+        self.machine, self.envelope, self._key_of = machine, envelope, key_of
         self.bytes_down = len(envelope) * len(machine.cohort)
         self._fresh: list[Upload] = []
         self._blobs = {offer.graph, offer.parameters}
@@ -30,6 +34,9 @@ class OpenRound:
         """
         try:
             self._take(device, payload, now)
+        except BadSignature:
+            self.machine.count(device, "unsigned")  # says nothing of the device: anybody may have sent it
+            raise
         except WireError as error:
             self.machine.invalid(device, error, now)
             raise
@@ -60,7 +67,7 @@ class OpenRound:
         if blocks.is_block(payload):
             assembly.add(blocks.decode(payload))
         else:
-            header = messages.decode(UpdateHeader, payload)
+            header = read_header(payload, device, self._key_of)
             if header.refused:
                 self.machine.refuse(device, header.refused, now)
                 return
@@ -74,6 +81,15 @@ class OpenRound:
 
     def _accept(self, header: UpdateHeader, body: bytes, now: float) -> str:
         return self.machine.receive(header.device, read_update(header, body), now)
+
+
+def read_header(payload: bytes, device: str, key_of: Callable[[str], str]) -> UpdateHeader:
+    """Return the header that `device` sent and signed; raise WireError when it did not."""
+    header = messages.decode(UpdateHeader, payload)
+    if header.device != device:
+        raise BadUpdate("stranger", f"an update of {header.device} on the topic of {device}")
+    check_signature(header, key_of(device))
+    return header
 
 
 def read_update(header: UpdateHeader, body: bytes) -> Update:

@@ -23,11 +23,16 @@ class Roster:
         self._fleet = fleet
         # who is online is what the broker says now, not what the last server knew
         self._records = {record.id: dataclasses.replace(record, online=False) for record in fleet.devices()}
+        self._keys = fleet.keys()
         self._boots: dict[str, list[str]] = {}
         self._dirty: set[str] = set(self._records)
 
     def __getitem__(self, device: str) -> DeviceRecord:
         return self._records.get(device) or DeviceRecord(id=device)
+
+    def key(self, device: str) -> str:
+        """Return the public key (hex) by which `device` is known, "" when it never reported one."""
+        return self._keys.get(device, "")
 
     def online(self) -> list[DeviceRecord]:
         """Return the devices that are online, by id."""
@@ -49,6 +54,8 @@ class Roster:
         known = self[device].reported
         if live:
             self._boot(device, message.boot_id)
+        if message.key and message.key != self.key(device):
+            self._meet(device, message.key)
         if known is not None and known.boot_id == message.boot_id and message.seq < known.seq:
             return False
         self._save(device, now, reported=message, board=message.board)
@@ -78,13 +85,26 @@ class Roster:
         seen = self._boots.setdefault(device, [])
         if boot_id in seen[:-1]:
             note = f"boots {seen[-1]} and {boot_id} take turns: two agents run as {device!r}; enroll one anew"
-            if note not in self[device].notes:
-                log.warning("%s", note)
-                self._records[device] = dataclasses.replace(self[device], notes=(*self[device].notes, note)[-NOTES:])
+            self._note(device, note)
             seen.remove(boot_id)
         if seen[-1:] != [boot_id]:
             seen.append(boot_id)
         del seen[:-BOOTS]
+
+    def _meet(self, device: str, key: str) -> None:
+        """Know `device` by `key`, if it is the first; note another one."""
+        self._keys[device] = self._fleet.pin_key(device, key)
+        if self._keys[device] != key:
+            note = (
+                f"reports another key than the one it is known by: its updates are not taken; if it was set up anew: "
+                f"edgeml fleet forget-key {device}"
+            )
+            self._note(device, note)
+
+    def _note(self, device: str, note: str) -> None:
+        if note not in self[device].notes:
+            log.warning("%s: %s", device, note)
+            self._records[device] = dataclasses.replace(self[device], notes=(*self[device].notes, note)[-NOTES:])
 
     def _save(self, device: str, now: float, **changes: Any) -> None:
         self._records[device] = dataclasses.replace(self[device], last_seen=now, **changes)

@@ -22,6 +22,7 @@ from edgeml_runtime import __version__, bencher, config, installer
 from edgeml_runtime.bencher import Bencher
 from edgeml_runtime.config import HTTP, SAMPLES, Config
 from edgeml_runtime.errors import DeviceError, MalformedMessage, WireError
+from edgeml_runtime.identity import device_key
 from edgeml_runtime.installer import Installer
 from edgeml_runtime.interfaces import http
 from edgeml_runtime.memory import give_back
@@ -61,7 +62,7 @@ class Agent:
         self._presence, self._return_at, self._was_busy = Presence(self.boot_id), 0.0, True
         counters = Counters(self.boot_id, started=time.monotonic())
         self.serving, self.samples = Serving(counters), Samples(state / SAMPLES)
-        self._transport = self._new_transport()
+        self._transport, key = self._new_transport(), device_key(state)
         self.reports = Reports(
             settings,
             state,
@@ -69,6 +70,7 @@ class Agent:
             serving=self.serving,
             samples=self.samples,
             send=self._transport.send,
+            key=signed.public_hex(key),
         )
         self.installer = Installer(
             settings, state, serving=self.serving, post=self._inbox.put, report=self.reports.state
@@ -81,6 +83,7 @@ class Agent:
             samples=self.samples,
             post=self._inbox.put,
             send=self._transport.send,
+            key=key,
         )
         self.bencher = Bencher(
             settings,

@@ -29,9 +29,17 @@ class Reports:
     """Publishes through `send`; while there is no broker that drops everything, and `all` follows a connection."""
 
     def __init__(
-        self, config: Config, state: Path, *, counters: Counters, serving: Serving, samples: Samples, send: Send
+        self,
+        config: Config,
+        state: Path,
+        *,
+        counters: Counters,
+        serving: Serving,
+        samples: Samples,
+        send: Send,
+        key: str = "",
     ) -> None:
-        self._config, self._state, self._send = config, state, send
+        self._config, self._state, self._send, self._key = config, state, send, key
         self._counters, self._serving, self._samples = counters, serving, samples
         self._hardware, self._labelled, self._rows = measure.hardware(), samples.labelled(), samples.usable()
         self._seq, self._telemetry_due = 0, 0.0
@@ -54,6 +62,7 @@ class Reports:
             hardware=self._hardware,
             free_bytes=shutil.disk_usage(self._state).free,
             samples=self._labelled,
+            key=self._key,
             rows=self._rows,
             running=self._serving.running,
             job=job,

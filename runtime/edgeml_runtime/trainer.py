@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from edgeml_runtime import outgoing, task
 from edgeml_runtime.config import BLOBS, FEEDBACK, Config
 from edgeml_runtime.errors import DeviceError, MalformedMessage, TaskRefused
@@ -24,6 +26,7 @@ from edgeml_runtime.session import Session
 from edgeml_runtime.task import Limits, Rows
 from edgeml_runtime.wire import blocks, signed, tensors, topics
 from edgeml_runtime.wire.messages import TaskOffer, UpdateHeader, encode, from_document
+from edgeml_runtime.wire.updates import sign_update
 from edgeml_runtime.worker import Outcome, Worker
 
 WHO = "round"
@@ -52,8 +55,9 @@ class Trainer:
         samples: Samples,
         post: Callable[[Outcome], None],
         send: Callable[..., object],
+        key: Ed25519PrivateKey,
     ) -> None:
-        self._config, self._boot_id = config, boot_id
+        self._config, self._boot_id, self._key = config, boot_id, key
         self._serving, self._samples, self._send = serving, samples, send
         self._blobs = state / BLOBS
         self.machine = LocalRound(config.policy)
@@ -172,6 +176,7 @@ class Trainer:
             self._send(topics.update(self._config.device, offer.round), blocks.encode(digest, index, data), qos=1)
 
     def _answer(self, header: UpdateHeader) -> None:
+        header = sign_update(header, self._key)
         self._send(topics.update(self._config.device, header.round), encode(header), qos=1)
 
     def _header(self, round_id: str, *, rows: int = 0, **facts: object) -> UpdateHeader:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 import paho.mqtt.client as mqtt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from onnx import TensorProto, helper, numpy_helper
 from paho.mqtt.enums import CallbackAPIVersion
 
@@ -35,6 +36,7 @@ from edgeml_runtime.wire.messages import (
     TaskOffer,
     UpdateHeader,
 )
+from edgeml_runtime.wire.updates import sign_update
 
 PATIENCE_S = 30.0
 FEATURES, CLASSES = 6, 3
@@ -57,11 +59,14 @@ class Device:
     def __init__(self, broker: Broker, registry: Registry, folder: Path, *, name: str, board: str = "") -> None:
         self.name, self.board, self.trusted = name, board, [registry.public_key_hex()]
         self.folder, self.boot_id = folder / name, secrets.token_hex(4)
+        self.key: Ed25519PrivateKey | None = Ed25519PrivateKey.generate()
         self.rows: dict[str, np.ndarray] = {}
         self.running: Running | None = None
         self.blocks_received = 0
         self.assignments: list[Assignment] = []
         self.on_block: Callable[[], None] = lambda: None
+        self.on_offer: Callable[[TaskOffer], None] = lambda offer: None
+        self.sent: list[tuple[str, bytes]] = []  # of rounds
         self.refuses = ""
         self.failure: BaseException | None = None
         self._stopping = threading.Event()
@@ -89,6 +94,7 @@ class Device:
             samples=len(next(iter(self.rows.values()), ())),
             running=self.running,
             job=job,
+            key=signed.public_hex(self.key) if self.key else "",
         )
         self.client.publish(topics.reported(self.name), messages.encode(reported), qos=1, retain=True)
 
@@ -149,10 +155,11 @@ class Device:
         offer = messages.from_document(TaskOffer, signed.verify(payload, self.trusted))
         if self.name not in offer.cohort:
             return
+        self.on_offer(offer)
         up = topics.update(self.name, offer.round)
         if self.refuses:
             header = self._header(offer, 0) | {"refused": self.refuses}
-            self.client.publish(up, messages.encode(UpdateHeader(**header)), qos=1)
+            self._say(up, UpdateHeader(**header))
             return
         graph = self.pull(offer.graph, offer.graph_bytes)
         parameters = tensors.unpack(self.pull(offer.parameters, offer.parameters_bytes))
@@ -168,9 +175,14 @@ class Device:
             "size": len(data),
             "metrics": losses,
         }
-        self.client.publish(up, messages.encode(UpdateHeader(**header)), qos=1)
+        self._say(up, UpdateHeader(**header))
         for index, block in enumerate(blocks.split(data)):
             self.client.publish(up, blocks.encode(blocks.digest_of(data), index, block), qos=1)
+
+    def _say(self, topic: str, header: UpdateHeader) -> None:
+        signed_header = sign_update(header, self.key) if self.key else header
+        self.sent.append((topic, messages.encode(signed_header)))
+        self.client.publish(*self.sent[-1], qos=1)
 
     def _header(self, offer: TaskOffer, rows: int) -> dict[str, Any]:
         return {"round": offer.round, "device": self.name, "boot_id": self.boot_id, "rows": rows}

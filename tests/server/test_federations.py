@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgeml import graph, tasks
 from edgeml.autodiff import SGD, training_step
 from edgeml.registry import Registry
 from edgeml_runtime.session import Session
+from edgeml_runtime.wire import signed
+from edgeml_runtime.wire.messages import TaskOffer
 from tests.server.stand_ins import Device, InMemoryRetrain, Server, a_bundle, a_model, until
 
 pytestmark = pytest.mark.broker
-OPTIONS = {"rounds": 3, "min_devices": 3, "learning_rate": 0.1, "deadline_s": 20}
+OPTIONS: dict[str, Any] = {"rounds": 3, "min_devices": 3, "learning_rate": 0.1, "deadline_s": 20}
 
 
 @pytest.fixture
@@ -101,6 +106,101 @@ def test_a_device_with_a_broken_update_does_not_hold_up_the_others(registry: Reg
     done = registry.federation(federation_id).rounds[0]
     assert done.participants == ("a", "b")
     assert "not finite" in done.refused["c"]
+
+
+def test_what_a_device_has_not_signed_itself_is_counted_and_not_taken(registry: Registry, cohort: list[Device]) -> None:
+    cohort[1].key, cohort[2].key = None, Ed25519PrivateKey.generate()  # after they were met
+    options = OPTIONS | {"min_devices": 1, "rounds": 1, "deadline_s": 1.5}
+    federation_id = registry.request_federation("toy", options)
+    assert wait(registry, federation_id) == "SUCCEEDED", registry.federation(federation_id).detail
+    done = registry.federation(federation_id).rounds[0]
+    assert (done.participants, done.silent, done.why) == (("a",), ("b", "c"), "deadline, quorum reached")
+    assert done.rejected == {"b": {"unsigned": 1}, "c": {"unsigned": 1}}
+
+
+def test_another_key_than_the_first_is_noted_and_taken_once_the_first_is_forgotten(
+    registry: Registry, server: Server, device: Callable[..., Device]
+) -> None:
+    one = device("a")
+    first = registry.fleet.keys()
+    key = one.key = Ed25519PrivateKey.generate()
+    one.report()
+    until(lambda: any("forget-key a" in note for note in registry.devices()[0].notes), "the note")
+    assert registry.fleet.keys() == first
+    registry.fleet.forget_key("a")
+    one.report()
+    until(lambda: registry.fleet.keys().get("a") == signed.public_hex(key), "the new key")
+
+
+def test_updates_sent_twice_or_again_in_a_later_round_are_counted_by_device(
+    registry: Registry, cohort: list[Device]
+) -> None:
+    def again(offer: TaskOffer) -> None:
+        for topic, payload in cohort[0].sent:
+            cohort[0].client.publish(topic, payload, qos=1)
+
+    cohort[0].on_offer = again
+    federation_id = registry.request_federation("toy", OPTIONS)
+    assert wait(registry, federation_id) == "SUCCEEDED"
+    record = registry.federation(federation_id)
+    assert [done.participants for done in record.rounds] == [("a", "b", "c")] * 3
+    assert [done.rejected.get("a", {}) for done in record.rounds] == [{}, {"replayed": 1}, {"replayed": 2}]
+
+
+def test_an_abandoned_round_is_written_down_and_the_next_one_goes_on(registry: Registry, cohort: list[Device]) -> None:
+    cohort[0].refuses = "busy"
+    federation_id = registry.request_federation("toy", OPTIONS | {"rounds": 1})
+    until(lambda: len(registry.federation(federation_id).rounds) == 1, "the abandoned round")
+    cohort[0].refuses = ""
+    assert wait(registry, federation_id) == "SUCCEEDED", registry.federation(federation_id).detail
+    record = registry.federation(federation_id)
+    assert [(done.round, done.state, done.why) for done in record.rounds] == [
+        (1, "abandoned", "quorum impossible"),
+        (2, "closed", "all answered"),
+    ]
+    assert record.rounds[0].metric == record.outcome["before"]["metric"], "of the model as it was"
+
+
+def test_more_devices_than_needed_are_asked_and_the_slowest_is_not_waited_for(
+    registry: Registry, cohort: list[Device]
+) -> None:
+    cohort[1].on_offer = lambda offer: time.sleep(3)
+    options = OPTIONS | {"rounds": 1, "min_devices": 2, "cohort": {"target": 2, "over": 0.5}}
+    federation_id = registry.request_federation("toy", options)
+    assert wait(registry, federation_id) == "SUCCEEDED"
+    done = registry.federation(federation_id).rounds[0]
+    assert (done.participants, done.why, done.asked) == (("a", "c"), "target reached", 3)
+
+
+def test_asynchronous_steps_do_not_wait_for_the_slow_and_weigh_them_by_age(
+    registry: Registry, cohort: list[Device]
+) -> None:
+    cohort[1].on_offer = lambda offer: time.sleep(0.5)
+    options = OPTIONS | {"mode": "async", "buffer": {"size": 2}, "min_devices": 2, "rounds": 6}
+    federation_id = registry.request_federation("toy", options)
+    assert wait(registry, federation_id) == "SUCCEEDED", registry.federation(federation_id).detail
+    record = registry.federation(federation_id)
+    assert [done.round for done in record.rounds] == [1, 2, 3, 4, 5, 6]
+    assert all(done.why == "buffer full" and len(done.participants) >= 2 for done in record.rounds)
+    assert record.rounds[0].participants == ("a", "c")
+    assert record.rounds[-1].loss < record.outcome["before"]["loss"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"mode": "async", "strategy": "scaffold"}, "scaffold and async exclude each other"),
+        ({"mode": "async", "strategy": "median"}, "know no median: choose a strategy that takes the mean"),
+        ({"mode": "async", "buffer": {"size": 2}}, "a quorum of 3 for a buffer of 2"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused_with_what_does(
+    registry: Registry, server: Server, options: dict[str, Any], says: str
+) -> None:
+    registry.add_release(a_bundle(a_model().data), summary={}, run_dir="")
+    federation_id = registry.request_federation("toy", OPTIONS | options)
+    assert wait(registry, federation_id) == "FAILED"
+    assert says in registry.federation(federation_id).detail
 
 
 @pytest.mark.fault

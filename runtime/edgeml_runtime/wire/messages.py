@@ -74,6 +74,7 @@ class Reported:
     hardware: Mapping[str, str] = field(default_factory=dict)
     free_bytes: int = 0
     samples: int = 0  # labelled local rows, the most a round could use
+    key: str = ""  # the public half of this device's key, hex: what it sends in rounds is signed by it
     rows: int = 0  # local rows, labelled or not: for tasks that take no targets
     running: Running | None = None
     job: JobStatus | None = None
@@ -184,6 +185,7 @@ class UpdateHeader:
     size: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
     refused: str = ""  # why this device takes no part; then there are no blocks
+    signature: bytes = b""  # of the device, see `wire.updates`
 
 
 BenchState = Literal["QUEUED", "RUNNING", "DONE", "REFUSED", "FAILED", "CANCELED"]

@@ -23,9 +23,9 @@ from edgeml.pipeline.remote_bench import bench_on, reachable, refuse_too_large, 
 from edgeml.registry import DeviceRecord, Registry
 from edgeml.transport.broker import find_mosquitto
 from edgeml_runtime.wire.messages import BenchPlan, Reported
+from tests.server.agents import a_release
 from tests.server.benches.kit import LONG, Agent, a_bundle, a_request, ended
 from tests.server.stand_ins import Server, a_model, rows_of, until
-from tests.server.test_agents import a_release
 
 pytestmark = [
     pytest.mark.broker,
