@@ -127,6 +127,35 @@ EXCLUSIONS: tuple[Exclusion, ...] = (
 )
 
 
+def _late(plan: Plan) -> bool:
+    return plan.mode == "async"
+
+
+EXCLUSIONS += (
+    Exclusion(
+        "asynchronous rounds",
+        "strategies that are no plain mean, and control variates",
+        "updates are weighed by their age, and those of different rounds cannot be ranked or corrected together",
+        "fedavg, fedavgm, fedprox, fedadam or fedyogi",
+        lambda plan: _late(plan) and (plan.row.rule != "fedavg" or "async" in plan.row.excludes),
+    ),
+    Exclusion(
+        "asynchronous rounds",
+        "secure aggregation and differential privacy",
+        "masks cancel, and noise is accounted for, within one cohort that begins and ends together",
+        "synchronous rounds",
+        lambda plan: _late(plan) and (plan.secure is not None or _noised(plan)),
+    ),
+    Exclusion(
+        "asynchronous rounds",
+        "rounds that close at a target",
+        "a step is made when the buffer is full",
+        "buffer.size",
+        lambda plan: _late(plan) and plan.cohort.target > 0,
+    ),
+)
+
+
 def check_plan(plan: Plan) -> None:
     """Raise UserError when settings of `plan` exclude each other, saying which, why, and what to change."""
     try:

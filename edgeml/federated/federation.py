@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -58,6 +59,7 @@ class Plan:
     max_abandoned: int = 3  # rounds without a quorum in a row before the federation gives up
     cohort: CohortOptions = field(default_factory=CohortOptions)
     patience: Patience = field(default_factory=Patience)
+    mode: Literal["sync", "async"] = "sync"
 
     @property
     def quorum(self) -> int:

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgeml.errors import UserError
 from edgeml.federated import Assembly, Buffer, State, Step, check_upload, make_offer
+from edgeml.federated.combinations import check_plan
 from edgeml.federated.journal import BufferState, arrays_of, buffer_state, resume_buffer
 from edgeml.registry import RoundRecord, Upload
 from edgeml.server.candidates import candidates
@@ -40,11 +40,7 @@ class Asynchronous:
 
     def __init__(self, work: Work, shop: Shop, now: float) -> None:
         plan = work.plan
-        if plan.row.rule != "fedavg":
-            raise UserError(
-                f"asynchronous rounds weigh updates by their staleness and know no {plan.row.rule}: choose a strategy "
-                f"that takes the mean (fedavg, fedprox, fedadam), or synchronous rounds"
-            )
+        check_plan(plan)
         self._work, self._shop = work, shop
         self._buffer = Buffer(
             work.options.buffer,

@@ -213,8 +213,11 @@ class Synchronous:
 
     # --- one round
 
-    def _begin(self, now: float) -> GiveUp | None:
+    def _begin(self, now: float) -> RoundEnd | GiveUp | None:
+        before = len(self._federation.history)
         machine = self._federation.begin(candidates(self._shop.roster, self._federation.model), now)
+        if machine is None and len(self._federation.history) > before:
+            return self._skipped(self._federation.history[-1], now)
         if machine is None:
             return self._wait_for_devices(now)
         self._patience = None
@@ -247,6 +250,25 @@ class Synchronous:
             + (f"; {why}" if why else "")
             + (f"; without a key, update their agents: {', '.join(old)}" if old else "")
         )
+
+    def _skipped(self, result: RoundResult, now: float) -> RoundEnd:
+        """Write down a round that chance gave too few devices."""
+        self._not_before = now + PAUSE_S
+        record = RoundRecord(
+            round=len(self._federation.history),
+            participants=(),
+            refused={},
+            rows=0,
+            metric=0.0,
+            loss=0.0,
+            bytes_up=0,
+            bytes_down=0,
+            seconds=0.0,
+            state=result.state,
+            why=result.why,
+            epsilon=result.epsilon,
+        )
+        return RoundEnd(record, self._federation.parameters)
 
     def _conclude(self, current: OpenRound, now: float) -> RoundEnd | None:
         result = self._federation.conclude(now)

@@ -270,13 +270,14 @@ def plan_of(options: FederationOptions, learner: Learner) -> Plan:
         max_abandoned=options.max_abandoned,
         cohort=options.cohort,
         patience=options.patience,
+        mode=options.mode,
     )
 
 
 def _prepare(record: FederationRecord, retrain: Retrain) -> Start:
     learner, options = retrain.prepare(record), record.options
     task = task_of(
-        strategy(options.strategy, without=frozenset({"release", *({"async"} & {options.mode})})),
+        strategy(options.strategy, without=frozenset({"release"})),
         learner.model,
         loss=learner.loss,
         momentum=options.momentum,

@@ -189,8 +189,11 @@ def test_asynchronous_steps_do_not_wait_for_the_slow_and_weigh_them_by_age(
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"mode": "async", "strategy": "scaffold"}, "scaffold and async exclude each other"),
-        ({"mode": "async", "strategy": "median"}, "know no median: choose a strategy that takes the mean"),
+        (
+            {"mode": "async", "strategy": "scaffold"},
+            "asynchronous rounds and strategies that are no plain mean",
+        ),
+        ({"mode": "async", "strategy": "median"}, "use fedavg, fedavgm, fedprox, fedadam or fedyogi"),
         ({"mode": "async", "buffer": {"size": 2}}, "a quorum of 3 for a buffer of 2"),
     ],
 )
