@@ -95,7 +95,7 @@ def _refined(edges: np.ndarray, counts: np.ndarray, *, room: int) -> np.ndarray:
     finite = np.isfinite(low) & np.isfinite(high)
     spare = room - len(ends)
     if spare <= 0 or not finite.any():
-        return ends[:room]
+        return np.asarray(ends[:room])
     share = np.floor(spare * np.where(finite, counts, 0) / max(counts[finite].sum(), 1)).astype(int)
     inner = [np.linspace(a, b, n + 2)[1:-1] for a, b, n in zip(low, high, share, strict=True) if n]
     return np.unique(np.concatenate([ends, *inner]))

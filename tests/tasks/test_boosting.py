@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 from sklearn.ensemble import GradientBoostingRegressor, HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from edgeml.convert import open_room
 from edgeml.errors import DataError, UnsupportedModel, UserError
-from edgeml.tasks import binning, boosting
+from edgeml.tasks import binning, boosting, study
 from edgeml.tasks.program import Columns, Program
 from edgeml_runtime.session import Session
 from tests.tasks.fleet import Rows, answer, conclude, split
@@ -78,6 +80,14 @@ def test_the_fitted_estimator_converts_as_any_other(case: str) -> None:
         assert np.allclose(said["probabilities"], made.predict_proba(rows["x"]), atol=1e-5)
     else:
         assert np.allclose(said["prediction"][:, 0], made.predict(rows["x"]), rtol=1e-5)
+
+
+def test_it_is_a_statistic_by_itself_and_behind_a_scaler() -> None:
+    rows = CASES["binary"][1]
+    plain = conclude(study(CLASSIFIER, features=30, classes=(0, 1)), split(rows)).result()
+    behind = conclude(study(make_pipeline(StandardScaler(), CLASSIFIER), features=30, classes=(0, 1)), split(rows))
+    agree = behind.result().predict(rows["x"]) == plain.predict(rows["x"])
+    assert agree.mean() > 0.99
 
 
 def test_training_lowers_the_loss_that_it_reports() -> None:

@@ -51,7 +51,7 @@ class Level:
     @property
     def nodes(self) -> int:
         """Return how many nodes have a histogram: the root, or the left child of every node of the level above."""
-        return 2 ** max(self.level - 1, 0)
+        return 1 << max(self.level - 1, 0)
 
     @property
     def bins(self) -> int:

@@ -38,6 +38,7 @@ from edgeml.tasks.program import ROWS, Columns, Program
 from edgeml.tasks.study import Answer, Inquiry, Question, Sums
 
 CLASSIFIER, REGRESSOR = "HistGradientBoostingClassifier", "HistGradientBoostingRegressor"
+KINDS = (CLASSIFIER, REGRESSOR)
 DEFAULT_DEPTH, MAX_DEPTH = 5, 10  # 2^5 leaves are scikit-learn's 31, give or take one
 HONOURED = {
     "learning_rate",
@@ -63,17 +64,21 @@ def begin(estimator: Any, columns: Columns, *, edges: Sequence[np.ndarray] | Non
     counts between them. Numbers are binned as float32, NaN has a bin of its own. Raises UserError when an option is not
     federated or edges do not suit, UnsupportedModel for other estimators.
     """
-    options = _options(estimator, columns)
-    question = (
-        _edges(options, binning.universal_edges(columns.features), 1)
-        if edges is None
-        else _base(options, _agreed(edges, options))
-    )
-    return Inquiry("statistics", question)
+    return Inquiry("statistics", question(estimator, columns, edges=edges))
+
+
+def question(estimator: Any, columns: Columns, *, edges: Sequence[np.ndarray] | None = None) -> Question:
+    """Return the first question of that study."""
+    options = checked(estimator, columns)
+    if edges is not None:
+        return _base(options, _agreed(edges, options))
+    return _edges(options, binning.universal_edges(columns.features), 1)
 
 
 @dataclass(frozen=True)
 class _Options:
+    """The checked wishes."""
+
     estimator: Any
     columns: Columns
     loss: Loss
@@ -110,9 +115,10 @@ class _Tree:
     above: Histograms | None = None
 
 
-def _options(estimator: Any, columns: Columns) -> _Options:
+def checked(estimator: Any, columns: Columns) -> _Options:
+    """Return what a study needs of `estimator`; raise UserError or UnsupportedModel for what is not federated."""
     name = type(estimator).__name__
-    if name not in (CLASSIFIER, REGRESSOR):
+    if name not in KINDS:
         raise UnsupportedModel(f"{name} is no histogram boosting: pass {CLASSIFIER} or {REGRESSOR}")
     default = type(estimator)().get_params(deep=False)
     for option, value in estimator.get_params(deep=False).items():

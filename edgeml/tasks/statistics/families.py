@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from edgeml.errors import UnsupportedModel, UserError
+from edgeml.tasks import boosting
 from edgeml.tasks.program import Columns, Target
 from edgeml.tasks.statistics import (
     bayes,
@@ -203,6 +204,8 @@ def begin(estimator: Any, columns: Columns) -> Inquiry:
 def _first(estimator: Any, columns: Columns) -> Question | Answer:
     if type(estimator).__name__ == PIPELINE:
         return pipeline(estimator, columns, begin=_first)
+    if type(estimator).__name__ in boosting.KINDS:
+        return boosting.question(estimator, columns)
     return FAMILIES[type(estimator).__name__].begin(estimator, columns)
 
 
@@ -213,8 +216,12 @@ def _checked(estimator: Any, columns: Columns) -> Any:
         for step in acting(estimator):
             _checked(step, columns)
         return copy.deepcopy(estimator)
+    if name in boosting.KINDS and not isinstance(estimator, str):
+        boosting.checked(estimator, columns)
+        return copy.deepcopy(estimator)
     if name not in FAMILIES:
-        raise UnsupportedModel(f"{name} is not federated exactly: {instead_of(name)}; exact are {', '.join(FAMILIES)}")
+        known = ", ".join((*FAMILIES, *boosting.KINDS))
+        raise UnsupportedModel(f"{name} is not federated exactly: {instead_of(name)}; exact are {known}")
     family = FAMILIES[name]
     kind = getattr(importlib.import_module(family.module), name)
     estimator = kind() if isinstance(estimator, str) else copy.deepcopy(estimator)
