@@ -1,0 +1,25 @@
+"""Contenders timed in turns, in one process: what the machine does meanwhile meets all of them alike."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+LEAST = 20
+Step = Callable[[], Any]
+
+
+def quartiles(steps: Mapping[str, Step], seconds: float) -> dict[str, list[float]]:
+    """Return lower quartile, median and upper quartile of each, in microseconds, after at least LEAST turns."""
+    taken: dict[str, list[float]] = {name: [] for name in steps}
+    end, shuffle, names = time.perf_counter() + seconds, random.Random(0), list(steps)
+    while time.perf_counter() < end or len(taken[names[0]]) < LEAST:
+        for name in shuffle.sample(names, len(names)):
+            start = time.perf_counter()
+            steps[name]()
+            taken[name].append((time.perf_counter() - start) * 1e6)
+    return {name: [float(q) for q in np.quantile(times, [0.25, 0.5, 0.75])] for name, times in taken.items()}
