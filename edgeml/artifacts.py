@@ -23,6 +23,7 @@ from edgeml_runtime.wire.tasks import TaskKind as TaskKind
 ModelTask = Literal["classification", "regression", "tensor"]
 FP32 = "fp32"  # the name of the float reference variant, always
 TARGET_SCALE = "target.scale"  # initializer by which a regressor's last operators scale its standardized answer
+TRAINABLE = "edgeml.trainable"  # key of a model's metadata: the names of its parameters, as a JSON list
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from onnx import NodeProto, TensorProto
 
 from edgeml.autodiff.builder import GraphBuilder
 from edgeml.autodiff.rules import rule_for
 
+UNLIKE = {
+    "RandomNormal",
+    "RandomUniform",
+    "RandomNormalLike",
+    "RandomUniformLike",
+    "Multinomial",
+    "Bernoulli",
+    "Dropout",
+}
 FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
 
@@ -39,6 +48,27 @@ def live(nodes: Iterable[NodeProto], outputs: Iterable[str]) -> list[NodeProto]:
             kept.append(node)
             wanted.update(node.input)
     return kept[::-1]
+
+
+def shared(nodes: Iterable[NodeProto], wanted: Container[str] = ()) -> list[NodeProto]:
+    """Return the nodes without those that repeat an earlier one, whose outputs are read in place of theirs.
+
+    A node that makes one of the `wanted` tensors stays.
+    """
+    first: dict[tuple[object, ...], NodeProto] = {}
+    instead: dict[str, str] = {}
+    kept = []
+    for node in nodes:
+        node.input[:] = [instead.get(name, name) for name in node.input]
+        options = tuple(sorted(attribute.SerializeToString(deterministic=True) for attribute in node.attribute))
+        key = (node.domain, node.op_type, *node.input, "->", len(node.output), *options)
+        same = first.setdefault(key, node)
+        other = node.op_type in UNLIKE or [bool(n) for n in same.output] != [bool(n) for n in node.output]
+        if same is node or other or any(name in wanted for name in node.output):
+            kept.append(node)
+        else:
+            instead |= dict(zip(node.output, same.output, strict=True))
+    return kept
 
 
 def _active(g: GraphBuilder, nodes: Sequence[NodeProto], wrt: Sequence[str]) -> set[str]:

@@ -30,6 +30,7 @@ class GraphBuilder:
         self.forward = list(model.graph.node)
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, np.ndarray] = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+        self.real: np.dtype[Any] = np.dtype(np.float32)  # of constants that nothing else decides, of `lr` and the loss
         self.active: set[str] = set()  # tensors that depend, differentiably, on what is differentiated for
         self._made: dict[Any, tuple[str, ...]] = {}
         self._taken = {name for node in self.forward for name in (*node.input, *node.output)} | set(self.constants)
@@ -48,9 +49,9 @@ class GraphBuilder:
             self._made[key] = names
         return self._made[key]
 
-    def const(self, value: npt.ArrayLike, *, like: str | None = None, dtype: npt.DTypeLike = np.float32) -> str:
-        """Return a constant of `value`, of the element type of the tensor `like` or of `dtype`."""
-        array = np.asarray(value, dtype=self.numpy_type(like) if like else dtype)
+    def const(self, value: npt.ArrayLike, *, like: str | None = None, dtype: npt.DTypeLike | None = None) -> str:
+        """Return a constant of `value`, of the element type of the tensor `like`, of `dtype`, or of `real`."""
+        array = np.asarray(value, dtype=self.numpy_type(like) if like else dtype or self.real)
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._made:
             name = self.fresh("const")
@@ -63,6 +64,11 @@ class GraphBuilder:
     def ints(self, values: Iterable[int]) -> str:
         """Return a 1-D int64 constant: axes, shapes, sizes."""
         return self.const(list(values), dtype=np.int64)
+
+    @property
+    def real_type(self) -> int:
+        """ONNX's number for `real`."""
+        return int(helper.np_dtype_to_tensor_dtype(self.real))
 
     def numpy_type(self, name: str) -> np.dtype[Any]:
         return np.dtype(helper.tensor_dtype_to_np_dtype(self.dtypes.get(name, TensorProto.FLOAT)))

@@ -19,6 +19,7 @@ from edgeml_runtime.wire.manifest import PREDICTION, PROBABILITIES
 
 TARGET, WEIGHT = "target", "weight"
 TARGET_CHECK = "target must be a class index of the model"  # the node's name, which onnxruntime's message quotes
+REALS = (TensorProto.FLOAT, TensorProto.DOUBLE)
 _LEAST = 1e-7  # a probability below it counts as this much, and gets no gradient
 
 
@@ -63,17 +64,17 @@ class Loss:
 
 def output_of(model: ModelProto, loss: Loss, options: Options) -> str:
     """Return the output that `loss` reads: the one named for it, or the only float one."""
-    floats = [v.name for v in model.graph.output if v.type.tensor_type.elem_type == TensorProto.FLOAT]
+    floats = [v.name for v in model.graph.output if v.type.tensor_type.elem_type in REALS]
     if options.output:
         if options.output not in floats:
-            raise UserError(f"no float32 output {options.output!r}: the model has {', '.join(floats) or 'none'}")
+            raise UserError(f"no float output {options.output!r}: the model has {', '.join(floats) or 'none'}")
         return options.output
     if loss.output in floats:
         return loss.output
     if len(floats) == 1:
         return str(floats[0])
     raise UnsupportedModel(
-        f"the model has {len(floats)} float32 outputs ({', '.join(floats) or 'none'}) and none is named "
+        f"the model has {len(floats)} float outputs ({', '.join(floats) or 'none'}) and none is named "
         f"{loss.output!r}: rename the one to train on"
     )
 
@@ -93,15 +94,16 @@ def _of_logits(g: GraphBuilder, logits: str, options: Options) -> Emitted:
     known = g.op("Where", g.op("Less", TARGET, g.const(0, dtype=np.int64)), width, TARGET)
     places = g.op("Unsqueeze", known, g.ints([1]))
     row = g.op("Neg", g.op("GatherElements", logp, places, axis=1, name=TARGET_CHECK))
-    truth = g.op("OneHot", TARGET, width, g.const([0.0, 1.0]), axis=-1)
+    truth = g.op("OneHot", TARGET, width, g.const([0.0, 1.0], dtype=np.float32), axis=-1)
+    truth = truth if g.real == np.float32 else g.op("Cast", truth, to=g.real_type)  # onnxruntime has no double OneHot
     if smooth := options.label_smoothing:
-        share = g.op("Div", g.const(smooth), g.op("Cast", width, to=TensorProto.FLOAT))
+        share = g.op("Div", g.const(smooth), g.op("Cast", width, to=g.real_type))
         truth = g.op("Add", g.op("Mul", truth, g.const(1 - smooth)), share)
         spread = g.op("Mul", g.op("ReduceSum", logp, g.ints([1]), keepdims=1), share)
         row = g.op("Sub", g.op("Mul", row, g.const(1 - smooth)), spread)
     slope = g.op("Sub", g.op("Exp", logp), truth)
     if not options.class_weights and not options.weighted:
-        rows = g.op("Cast", g.op("Size", TARGET), to=TensorProto.FLOAT)
+        rows = g.op("Cast", g.op("Size", TARGET), to=g.real_type)
         return Emitted(g.op("Div", g.op("ReduceSum", row, keepdims=0), rows), logits, g.op("Div", slope, rows))
     weights = _of_rows(g, options, rank=2)
     if options.class_weights:
@@ -168,7 +170,7 @@ def _mean(g: GraphBuilder, terms: tuple[str, str], *, start: str, options: Optio
     """Return the mean of elements with these values and slopes."""
     value, slope = terms
     if not options.weighted:
-        count = g.op("Cast", g.op("Size", start), to=TensorProto.FLOAT)
+        count = g.op("Cast", g.op("Size", start), to=g.real_type)
         return Emitted(g.op("Div", g.op("ReduceSum", value, keepdims=0), count), start, g.op("Div", slope, count))
     weights = g.op("Expand", _of_rows(g, options, rank=len(g.shapes.get(start, (None,)))), g.op("Shape", start))
     whole = g.op("ReduceSum", weights, keepdims=0)
@@ -196,7 +198,7 @@ def _before(g: GraphBuilder, output: str, activation: str) -> str | None:
 def _keeps_values(g: GraphBuilder, node: NodeProto) -> bool:
     if node.op_type == "Identity":
         return True
-    return node.op_type == "Cast" and attributes(node)["to"] == g.dtypes.get(node.input[0], 0) == TensorProto.FLOAT
+    return node.op_type == "Cast" and attributes(node)["to"] == g.dtypes.get(node.input[0], 0) in REALS
 
 
 def _over_last_axis(g: GraphBuilder, node: NodeProto) -> bool:
@@ -221,7 +223,7 @@ def _class_index(g: GraphBuilder, output: str) -> ValueInfoProto:
 def _like_output(g: GraphBuilder, output: str) -> ValueInfoProto:
     if output not in g.shapes:
         raise UnsupportedModel(f"the shape of output {output!r} cannot be inferred: declare the shapes of the inputs")
-    return helper.make_tensor_value_info(TARGET, TensorProto.FLOAT, [ROWS, *g.shapes[output][1:]])
+    return helper.make_tensor_value_info(TARGET, g.real_type, [ROWS, *g.shapes[output][1:]])
 
 
 LOSSES: dict[str, Loss] = {

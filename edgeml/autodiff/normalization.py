@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnx import NodeProto
+from onnx import NodeProto, TensorProto
 
 from edgeml.autodiff.builder import GraphBuilder, attributes, describe
 from edgeml.autodiff.rules import Grads, vjp, vjp_all
@@ -45,10 +45,24 @@ def layer_normalization(g: GraphBuilder, node: NodeProto, dys: Sequence[str | No
     x, scale = node.input[:2]
     out, options = g.shape(x, node), attributes(node)
     first = options.get("axis", -1) % len(out)
-    found = normalized(g, x, range(first, len(out)), epsilon=options.get("epsilon", 1e-5))
+    axes = range(first, len(out))
+    if g.dtypes.get(x) == TensorProto.FLOAT:  # the operator keeps mean and 1 / deviation; of doubles it rounds them
+        found = _kept(g, node, axes)
+    else:
+        found = normalized(g, x, axes, epsilon=options.get("epsilon", 1e-5))
     dx = back(g, found, g.op("Mul", dy, scale), like=x)
     dscale = g.reduced_to(g.op("Mul", dy, found.xhat), scale, out=out)
     return dx, dscale, *(g.reduced_to(dy, name, out=out) for name in node.input[2:])
+
+
+def _kept(g: GraphBuilder, node: NodeProto, axes: Sequence[int]) -> Normalized:
+    while len(node.output) < 3:
+        node.output.append(g.fresh("kept"))
+    for index in (1, 2):
+        node.output[index] = node.output[index] or g.fresh("kept")
+    mean, inverse = node.output[1:]
+    xhat = g.op("Mul", g.op("Sub", node.input[0], mean), inverse)
+    return Normalized(xhat, inverse, tuple(axes))
 
 
 @vjp("InstanceNormalization")
@@ -107,16 +121,53 @@ def batch_normalization(g: GraphBuilder, node: NodeProto, dys: Sequence[str | No
     epsilon = options.get("epsilon", 1e-5)
     by_channel = g.op("Reshape", scale, shape)
     if options.get("training_mode", 0):
-        found = normalized(g, x, others, epsilon=epsilon)
-        dx = back(g, found, g.op("Mul", dy, by_channel), like=x)
+        return _of_batch(g, node, dy)
     else:
         inverse = g.op("Reciprocal", g.op("Sqrt", g.op("Add", variance, g.const(epsilon, like=x))))
         inverse = g.op("Reshape", inverse, shape)
         xhat = g.op("Mul", g.op("Sub", x, g.op("Reshape", mean, shape)), inverse)
         found = Normalized(xhat, inverse, tuple(others))
-        dx = g.op("Mul", g.op("Mul", dy, by_channel), inverse)
+        dx = g.op("Mul", dy, g.op("Mul", by_channel, inverse))
     dscale = g.op("ReduceSum", g.op("Mul", dy, found.xhat), g.ints(others), keepdims=0)
     return dx, dscale, g.op("ReduceSum", dy, g.ints(others), keepdims=0), None, None
+
+
+def _of_batch(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    """With d = sum(dy) and e = sum(dy (x - mean)) by channel, n elements in each:
+
+    dscale = e / deviation, dx = scale / deviation (dy - d / n - (x - mean) e / (n deviation^2))
+    """
+    x, scale, rank = node.input[0], node.input[1], len(g.shape(node.input[0], node))
+    others, by_channel = g.ints([0, *range(2, rank)]), g.ints([-1, *[1] * (rank - 2)])
+    mean, variance = statistics_of(g, node)
+    epsilon = g.const(attributes(node).get("epsilon", 1e-5), like=x)
+    inverse = g.op("Reciprocal", g.op("Sqrt", g.op("Add", variance, epsilon)))
+    centred = g.op("Sub", x, g.op("Reshape", mean, by_channel))
+    total = g.op("ReduceSum", dy, others, keepdims=0)
+    along = g.op("ReduceSum", g.op("Mul", dy, centred), others, keepdims=0)
+    dscale = g.op("Mul", along, inverse)
+    count = g.op("Div", g.op("Cast", g.op("Size", x), to=g.dtypes[x]), g.op("Cast", g.op("Size", mean), to=g.dtypes[x]))
+    steep = g.op("Mul", scale, inverse)
+    share = g.op("Div", steep, count)
+    level = g.op("Neg", g.op("Mul", share, total))
+    slope = g.op("Neg", g.op("Mul", g.op("Mul", share, inverse), dscale))
+    none, one = g.op("Sub", mean, mean), g.op("Exp", g.op("Sub", mean, mean))
+    direct = g.op("BatchNormalization", dy, steep, level, none, one, epsilon=0.0)  # steep * dy + level, in one pass
+    dx = g.op("Add", direct, g.op("Mul", centred, g.op("Reshape", slope, by_channel)))
+    return dx, dscale, total, None, None
+
+
+def statistics_of(g: GraphBuilder, node: NodeProto) -> tuple[str, str]:
+    """Return mean and variance of the batch by channel: with momentum 0 they are what the operator keeps."""
+    if attributes(node).get("momentum", 0.9) == 0 and len(node.output) == 3:
+        return node.output[1], node.output[2]
+    x = node.input[0]
+    others = [0, *range(2, len(g.shape(x, node)))]
+    mean = g.mean(x, others, like=x)
+    centred = g.op("Sub", x, mean)
+    flat = g.ints([-1])
+    variance = g.mean(g.op("Mul", centred, centred), others, like=x)
+    return g.op("Reshape", mean, flat), g.op("Reshape", variance, flat)
 
 
 @vjp_all("Dropout")

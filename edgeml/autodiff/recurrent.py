@@ -135,14 +135,14 @@ def _lstm(g: GraphBuilder, node: NodeProto, one: Direction) -> Found:
     through = g.op("Mul", o, _slope(g, top, one))
     ki, kf = g.op("Mul", c, _bell(g, i, one)), g.op("Mul", _shifted(g, one.cell, cells), _bell(g, f, one))
     ko, kc = g.op("Mul", top, _bell(g, o, one)), g.op("Mul", i, _slope(g, c, one))
-    step = Body(g, "dh", "dc", "r", "dy", "through", "ki", "ko", "kf", "kc", "f")
-    dh_, dc_, r, dy, through_, ki_, ko_, kf_, kc_, f_ = step.inputs
+    slopes = g.op("Concat", ki, ko, kf, kc, axis=2)
+    step = Body(g, "dh", "dc", "r", "dy", "through", "slopes", "f")
+    dh_, dc_, r, dy, through_, slopes_, f_ = step.inputs
     dh = step.op("Add", dy, dh_)
     dc = step.op("Add", step.op("Mul", dh, through_), dc_)
-    parts = [step.op("Mul", dc, ki_), step.op("Mul", dh, ko_), step.op("Mul", dc, kf_), step.op("Mul", dc, kc_)]
-    dpre = step.op("Concat", *parts, axis=1)
-    outputs = [step.op("MatMul", dpre, r), step.op("Mul", dc, f_), step.kept(r), step.kept(dpre)]
-    sequences = [one.dy, through, ki, ko, kf, kc, f]
+    dpre = step.op("Mul", step.op("Concat", dc, dh, dc, dc, axis=1), slopes_)
+    outputs = [step.op("MatMul", dpre, r), step.op("Mul", dc, f_), step.kept(r), dpre]
+    sequences = [one.dy, through, slopes, f]
     h0, c0, _, dpres = step.scan([one.dh, one.dc, one.r], sequences, outputs=outputs, reverse=True)
     return replace(_found(g, one, dpres), h0=h0, c0=c0)
 
@@ -153,7 +153,7 @@ def _rnn(g: GraphBuilder, node: NodeProto, one: Direction) -> Found:
     step = Body(g, "dh", "r", "dy", "slope")
     dh, r, dy, slope_ = step.inputs
     dpre = step.op("Mul", step.op("Add", dy, dh), slope_)
-    outputs = [step.op("MatMul", dpre, r), step.kept(r), step.kept(dpre)]
+    outputs = [step.op("MatMul", dpre, r), step.kept(r), dpre]
     h0, _, dpres = step.scan([one.dh, one.r], [one.dy, slope], outputs=outputs, reverse=True)
     return replace(_found(g, one, dpres), h0=h0)
 
@@ -192,9 +192,10 @@ def _gru(g: GraphBuilder, node: NodeProto, one: Direction) -> Found:
         dr, direct = step.op("Mul", dq, kr_), step.op("Mul", dq, r_)
     dzr = step.op("Concat", dz, dr, axis=1)
     back = step.op("Add", step.op("Mul", dh, z_), step.op("Add", step.op("MatMul", dzr, rzr), direct))
-    outputs = [back, step.kept(rzr), step.kept(rh), step.kept(dzr), step.kept(dhat), step.kept(inside)]
+    outputs = [back, step.kept(rzr), step.kept(rh), dzr, dhat, *([inside] if after else [])]
     sequences = [one.dy, a, kz, kr, z, r]
-    h0, _, _, dzrs, dhats, insides = step.scan([one.dh, r_zr, r_h], sequences, outputs=outputs, reverse=True)
+    h0, _, _, dzrs, dhats, *rest = step.scan([one.dh, r_zr, r_h], sequences, outputs=outputs, reverse=True)
+    insides = rest[0] if after else dhats
     dpres = g.op("Concat", dzrs, dhats, axis=2)
     dr_weights = g.op("Concat", _weights(g, dzrs, one.hprev), _weights(g, insides, inner), axis=0)
     over = g.ints([0, 1])

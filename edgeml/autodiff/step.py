@@ -17,11 +17,11 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgeml.artifacts import OnnxModel, TrainingGraph
-from edgeml.autodiff.backward import gradients, live
+from edgeml.autodiff.backward import gradients, live, shared
 from edgeml.autodiff.builder import GraphBuilder, attributes, describe
 from edgeml.autodiff.losses import TARGET, WEIGHT, Emitted, Options, check, output_of
 from edgeml.autodiff.optimizers import LR, SGD, STATES, Optimizer
-from edgeml.autodiff.parameters import find_parameters, train_normalizations
+from edgeml.autodiff.parameters import declared, find_parameters, train_normalizations
 from edgeml.autodiff.shapes import ROWS, input_rows
 from edgeml.autodiff.shaping import ANCHOR, CONTROL, MU, Shaping
 from edgeml.errors import UnsupportedModel
@@ -44,37 +44,46 @@ def training_step(
     shaping: Shaping = _UNCHANGED,
     batch_statistics: bool = False,
 ) -> TrainingGraph:
-    """Return the training step of `model`; `trainable` names its parameters, None takes every weight and bias.
+    """Return the training step of `model`; `trainable` names its parameters.
+
+    None takes those that the model's own metadata names (a Keras model converted with `trainable`), else every weight
+    and bias of a layer. All are of the type of the output that the loss reads, float32 or float64; so are `lr` and
+    `loss`.
 
     `options` are those of the loss; `shaping` is done to the gradients before the optimizer sees them. With
-    `batch_statistics` every BatchNormalization uses those of the batch, and its running ones are parameters, too.
+    `batch_statistics` every BatchNormalization that is trained uses those of the batch, and its running ones are
+    parameters, too.
     Raises UserError for an unknown loss, option or name and UnsupportedModel for a model that cannot be trained.
     """
     chosen = check(loss, options)
     data = model.data if isinstance(model, OnnxModel) else model if isinstance(model, bytes) else model.read_bytes()
     proto = _prepared(data)
-    running = train_normalizations(proto) if batch_statistics else {}
+    own = declared(proto) if trainable is None else trainable
+    running = train_normalizations(proto, own) if batch_statistics else {}
     g = GraphBuilder(proto)
     output = output_of(proto, chosen, options)
+    g.real = g.numpy_type(output)
     nodes = live(g.forward, [output])
     _check_flat(nodes)
-    parameters = find_parameters(g, nodes, trainable)
+    if own is not None and trainable is None:  # what the model names, and this loss depends on
+        own = [name for name in own if any(name in node.input for node in nodes)]
+    parameters = find_parameters(g, nodes, own)
     _check_names(proto, parameters, free=set() if chosen.target else {TARGET})
     emitted = chosen.emit(g, output, options)
     values = {name: np.array(g.constants[name]) for name in parameters}
     new = _updates(g, emitted, parameters, optimizer=optimizer, shaping=shaping)
     values |= {name: np.array(g.constants[name]) for name in running}
-    new |= {NEW + name: tensor for name, tensor in running.items()}
+    new |= {NEW + name: one.update(g, name) for name, one in running.items()}
     state = {name: zero for p in parameters for name, zero in optimizer.states(p, values[p]).items()}
     if shaping.proximal:
-        proto.graph.input.append(helper.make_tensor_value_info(MU, TensorProto.FLOAT, []))
+        proto.graph.input.append(helper.make_tensor_value_info(MU, g.real_type, []))
     for p in parameters:
-        given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, values[p].shape) for name in shaping.inputs(p)]
+        given = [helper.make_tensor_value_info(name, g.real_type, values[p].shape) for name in shaping.inputs(p)]
         proto.graph.input.extend(given)
     if chosen.target is not None:
         proto.graph.input.append(chosen.target(g, output))
     if options.weighted:
-        proto.graph.input.append(helper.make_tensor_value_info(WEIGHT, TensorProto.FLOAT, [ROWS]))
+        proto.graph.input.append(helper.make_tensor_value_info(WEIGHT, g.real_type, [ROWS]))
     step = _assemble(proto, g, values | state, outputs={LOSS: emitted.loss} | new)
     return TrainingGraph(
         data=step.SerializeToString(),
@@ -157,14 +166,14 @@ def _updates(
 def _assemble(
     model: ModelProto, g: GraphBuilder, values: Mapping[str, np.ndarray], *, outputs: dict[str, str]
 ) -> ModelProto:
-    nodes = live([*g.forward, *g.nodes], outputs.values())
+    nodes = live(shared([*g.forward, *g.nodes], set(outputs.values())), outputs.values())
     _rename(nodes, {tensor: name for name, tensor in outputs.items()})
     used = {name for node in nodes for name in node.input}
     constants = [numpy_helper.from_array(a, n) for n, a in g.constants.items() if n in used and n not in values]
-    variables = [helper.make_tensor_value_info(n, TensorProto.FLOAT, a.shape) for n, a in values.items()]
-    lr = helper.make_tensor_value_info(LR, TensorProto.FLOAT, [])
-    results = [helper.make_tensor_value_info(NEW + n, TensorProto.FLOAT, a.shape) for n, a in values.items()]
-    results.insert(0, helper.make_tensor_value_info(LOSS, TensorProto.FLOAT, []))
+    variables = [helper.make_tensor_value_info(n, g.real_type, a.shape) for n, a in values.items()]
+    lr = helper.make_tensor_value_info(LR, g.real_type, [])
+    results = [helper.make_tensor_value_info(NEW + n, g.real_type, a.shape) for n, a in values.items()]
+    results.insert(0, helper.make_tensor_value_info(LOSS, g.real_type, []))
     graph = helper.make_graph(nodes, "training_step", [*model.graph.input, lr, *variables], results, constants)
     step = helper.make_model(graph, opset_imports=model.opset_import, ir_version=min(model.ir_version, MAX_IR))
     try:

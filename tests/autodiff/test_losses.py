@@ -130,7 +130,7 @@ def test_binary_cross_entropy_starts_before_the_sigmoid_and_stays_finite() -> No
         ("mse", {"label_smoothing": 0.1}, "mse has no option 'label_smoothing'"),
         ("softmax_cross_entropy", {"class_weights": (1.0, 2.0)}, "2 class_weights for 4 classes"),
         ("custom", {}, "needs output="),
-        ("custom", {"output": "nothing"}, "no float32 output 'nothing': the model has y, cost"),
+        ("custom", {"output": "nothing"}, "no float output 'nothing': the model has y, cost"),
         ("huber", {"delta": 0.0}, "delta 0.0 must be above 0"),
     ],
 )

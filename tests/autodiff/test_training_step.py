@@ -296,7 +296,7 @@ NAMED_LR = {"lr": (TensorProto.FLOAT, ["rows", 6])}
         (lambda: b"these bytes are no model", "24 bytes|opset 0"),
         (functools.partial(a_classifier, opset=11), "opset 11: training takes 13 to 21"),
         (lambda: a_model([*HIDDEN, node("Det", ["h"], ["y"])], {"y": 6}), r"Det.*has no gradient rule"),
-        (lambda: a_model([*HIDDEN, node("Relu", ["h"], ["a"])], {"h": 6, "a": 6}), r"2 float32 outputs \(h, a\)"),
+        (lambda: a_model([*HIDDEN, node("Relu", ["h"], ["a"])], {"h": 6, "a": 6}), r"2 float outputs \(h, a\)"),
         (lambda: a_model([node("MatMul", ["lr", "w2"], ["y"])], {"y": 3}, inputs=NAMED_LR), "'lr', a name training"),
     ],
 )
