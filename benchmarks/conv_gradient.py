@@ -70,7 +70,7 @@ def prepared(shape: Shape) -> tuple[ModelProto, Layer]:
     graph = helper.make_graph([node], "conv", [x], [helper.make_empty_tensor_value_info("y")], [weight])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     g = GraphBuilder(model)
-    layer = layer_of(g, ("x", "y"), "w", window(g, node, kernel_of(g, node)))
+    layer = layer_of(g, ("x", "y"), weight="w", move=window(g, node, kernel_of(g, node)))
     assert layer is not None
     return model, layer
 

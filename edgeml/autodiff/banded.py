@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from edgeml.autodiff.builder import GraphBuilder
-from edgeml.autodiff.window import Layer
+from edgeml.autodiff.window import Layer, Tensors
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,9 @@ class Bands:
         return (self.layer.after[1] - 1) * move.strides[1] + (move.kernel[1] - 1) * move.dilations[1] + 1
 
 
-def weight_gradient(g: GraphBuilder, layer: Layer, x: str, dy: str) -> str:
+def weight_gradient(g: GraphBuilder, layer: Layer, tensors: Tensors) -> str:
     """Return dW, (channels, 1, kernel)."""
+    x, dy, _ = tensors
     bands, move, channels = Bands(layer), layer.move, layer.outer
     height, width, out, step = layer.before[0], layer.before[1], layer.after[1], move.strides[1]
     if extra := bands.rows * bands.stride - height:
@@ -77,8 +78,9 @@ def weight_gradient(g: GraphBuilder, layer: Layer, x: str, dy: str) -> str:
     return g.op("Reshape", sums, g.ints([channels, 1, *move.kernel]))
 
 
-def input_gradient(g: GraphBuilder, layer: Layer, weight: str, dy: str) -> str:
+def input_gradient(g: GraphBuilder, layer: Layer, tensors: Tensors) -> str:
     """Return dX, (rows, channels, height, width)."""
+    _, dy, weight = tensors
     bands, channels, width = Bands(layer), layer.outer, layer.before[1]
     made = g.op("MatMul", shifted(g, bands, dy), _band(g, bands, weight))
     made = g.op("Reshape", made, g.ints([channels, -1, bands.rows * bands.stride, width]))

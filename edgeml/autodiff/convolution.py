@@ -15,12 +15,11 @@ from onnx import NodeProto
 from edgeml.autodiff import banded, taps
 from edgeml.autodiff.builder import GraphBuilder, attributes, describe
 from edgeml.autodiff.rules import Grads, vjp
-from edgeml.autodiff.window import Layer, Window, kernel_of, layer_of, window
+from edgeml.autodiff.window import Layer, Tensors, Window, kernel_of, layer_of, window
 from edgeml.errors import UnsupportedModel
 
 Form = Literal["swapped", "taps", "banded"]
 Back = Literal["spread", "turned", "banded"]
-Tensors = tuple[str, str, str]  # X, dY and the weight
 Make = Callable[[GraphBuilder, Layer, Tensors], str]
 NARROW = 32  # positions of the last axis up to which a banded matrix is worth its zeros
 
@@ -29,7 +28,7 @@ NARROW = 32  # positions of the last axis up to which a banded matrix is worth i
 def conv(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
     x, w = node.input[:2]
     move = window(g, node, kernel_of(g, node))
-    layer = layer_of(g, (x, node.output[0]), w, move)
+    layer = layer_of(g, (x, node.output[0]), weight=w, move=move)
     dx = dw = None
     if x in g.active:
         ends = (x, node.output[0])
@@ -59,14 +58,6 @@ def back_of(layer: Layer) -> Back:
 
 def _swapped(g: GraphBuilder, layer: Layer, tensors: Tensors) -> str:
     return exchanged(g, tensors[0], tensors[1], move=layer.move, inner=layer.inner)
-
-
-def _taps(g: GraphBuilder, layer: Layer, tensors: Tensors) -> str:
-    return taps.by_taps(g, layer, tensors[0], tensors[1])
-
-
-def _banded(g: GraphBuilder, layer: Layer, tensors: Tensors) -> str:
-    return banded.weight_gradient(g, layer, tensors[0], tensors[1])
 
 
 def _spread(g: GraphBuilder, layer: Layer, tensors: Tensors) -> str:
@@ -103,12 +94,8 @@ def _turned(g: GraphBuilder, layer: Layer, tensors: Tensors) -> str:
     return g.op("Conv", dy, kernel, dilations=move.dilations, group=group, pads=pads, kernel_shape=move.kernel)
 
 
-def _by_band(g: GraphBuilder, layer: Layer, tensors: Tensors) -> str:
-    return banded.input_gradient(g, layer, tensors[2], tensors[1])
-
-
-FORMS: dict[Form, Make] = {"swapped": _swapped, "taps": _taps, "banded": _banded}
-BACKS: dict[Back, Make] = {"spread": _spread, "turned": _turned, "banded": _by_band}
+FORMS: dict[Form, Make] = {"swapped": _swapped, "taps": taps.by_taps, "banded": banded.weight_gradient}
+BACKS: dict[Back, Make] = {"spread": _spread, "turned": _turned, "banded": banded.input_gradient}
 
 
 def turns(layer: Layer) -> bool:
@@ -126,7 +113,7 @@ def spread_back(g: GraphBuilder, ends: tuple[str, str], dy: str, *, weight: str,
 
     `ends` are input and output of the convolution, whose gradient `dy` is; their sizes may be known at run time only.
     """
-    if layer := layer_of(g, ends, weight, move):
+    if layer := layer_of(g, ends, weight=weight, move=move):
         return _spread(g, layer, (ends[0], dy, weight))
     rank, pads = move.rank, move.pads
     full = g.op("ConvTranspose", dy, weight, **_options(move))
@@ -171,6 +158,6 @@ def conv_transpose(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
 def _transposed_weight(g: GraphBuilder, node: NodeProto, dy: str, *, move: Window) -> str:
     """Here dY is what the kernel moves over, and X what it is correlated with: (in, out / groups, kernel)."""
     x, w = node.input[:2]
-    layer = layer_of(g, (node.output[0], x), w, move)
+    layer = layer_of(g, (node.output[0], x), weight=w, move=move)
     inner = int(g.shapes[w][1] or 0)
-    return taps.by_taps(g, layer, dy, x) if layer else exchanged(g, dy, x, move=move, inner=inner)
+    return taps.by_taps(g, layer, (dy, x, w)) if layer else exchanged(g, dy, x, move=move, inner=inner)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeml.autodiff.builder import GraphBuilder
-from edgeml.autodiff.window import Layer
+from edgeml.autodiff.window import Layer, Tensors
 
 FEW = 8  # channels of a group: up to so many, all taps are one product
 END = 2**62
@@ -26,8 +26,9 @@ class _Tap:
     shift: int
 
 
-def by_taps(g: GraphBuilder, layer: Layer, x: str, dy: str) -> str:
+def by_taps(g: GraphBuilder, layer: Layer, tensors: Tensors) -> str:
     """Return dW of `layer`, whose sizes are all known but for the rows."""
+    x, dy, _ = tensors
     move, group = layer.move, layer.move.group
     reach = [
         (o - 1) * s + (k - 1) * d + 1

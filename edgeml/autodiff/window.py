@@ -30,6 +30,9 @@ class Window:
         return list(range(2, 2 + self.rank))
 
 
+Tensors = tuple[str, str, str]  # of a convolution: X, dY and the weight
+
+
 @dataclass(frozen=True)
 class Layer:
     """A convolution whose sizes are known but for its rows: channels, and positions per axis before and after."""
@@ -56,7 +59,7 @@ def window(g: GraphBuilder, node: NodeProto, kernel: tuple[int, ...]) -> Window:
     return Window(kernel, strides, dilations, pads, int(options.get("group", 1)))
 
 
-def layer_of(g: GraphBuilder, ends: tuple[str, str], weight: str, move: Window) -> Layer | None:
+def layer_of(g: GraphBuilder, ends: tuple[str, str], *, weight: str, move: Window) -> Layer | None:
     """Return the layer between the tensors `ends` with this `weight`, None where a size of it is not known."""
     before, after = (g.shapes.get(name, (None, None, None)) for name in ends)
     known = (*before[2:], *after[2:], *g.shapes.get(weight, (None,))[:2])

@@ -40,7 +40,7 @@ def after_of(model: ModelProto) -> tuple[int, ...]:
 def layer(model: ModelProto) -> tuple[GraphBuilder, Layer]:
     g = GraphBuilder(model)
     (node,) = model.graph.node
-    found = layer_of(g, ("x", "y"), "w", window(g, node, kernel_of(g, node)))
+    found = layer_of(g, ("x", "y"), weight="w", move=window(g, node, kernel_of(g, node)))
     assert found is not None
     return g, found
 
