@@ -50,7 +50,7 @@ def by_taps(g: GraphBuilder, layer: Layer, tensors: Tensors) -> str:
     in_turn = (_cut(g, phases[tap.phase], tap.shift, last) for tap in taps)  # each makes room for the next
     each, inner = layer.outer // group, layer.inner
     if inner > FEW:
-        return _sum_by_tap(g, layer, turned, in_turn)
+        return _sum_by_tap(g, layer, turned=turned, cuts=in_turn)
     cuts = list(in_turn)
     if inner > 1:  # (group, inner, taps, K): taps inside channels, as a kernel has them
         cuts = [g.op("Unsqueeze", cut, g.ints([2])) for cut in cuts]
@@ -63,7 +63,7 @@ def by_taps(g: GraphBuilder, layer: Layer, tensors: Tensors) -> str:
     return g.op("Reshape", made, g.ints([layer.outer, inner, *move.kernel]))
 
 
-def _sum_by_tap(g: GraphBuilder, layer: Layer, turned: str, cuts: Iterable[str]) -> str:
+def _sum_by_tap(g: GraphBuilder, layer: Layer, *, turned: str, cuts: Iterable[str]) -> str:
     """One product for each tap: (group, each, K) with (group, inner, K)."""
     group, each, inner = layer.move.group, layer.outer // layer.move.group, layer.inner
     made = []
