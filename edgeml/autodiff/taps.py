@@ -8,7 +8,7 @@ nothing. A stride s parts the grid into s phases per axis; a tap lies in one of 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,8 +46,8 @@ def by_taps(g: GraphBuilder, layer: Layer, tensors: Tensors) -> str:
     last = max(tap.shift for tap in taps)
     phases = _phases(g, layer, x, grid=grid)
     turned = _turned(g, layer, dy, grid=grid)
-    turned = _cut(g, turned, 0, last)
-    in_turn = (_cut(g, phases[tap.phase], tap.shift, last) for tap in taps)  # each makes room for the next
+    turned = _cut(g, turned, start=0, last=last)
+    in_turn = (_cut(g, phases[tap.phase], start=tap.shift, last=last) for tap in taps)  # each makes room for the next
     each, inner = layer.outer // group, layer.inner
     if inner > FEW:
         return _sum_by_tap(g, layer, turned=turned, cuts=in_turn)
@@ -81,7 +81,7 @@ def _matrix(g: GraphBuilder, name: str, rows: int) -> str:
     return g.op("Reshape", name, g.ints([rows, -1]))
 
 
-def _cut(g: GraphBuilder, name: str, start: int, last: int) -> str:
+def _cut(g: GraphBuilder, name: str, *, start: int, last: int) -> str:
     """Return what lies `start` further on, all cuts of one length."""
     if not last:
         return name
@@ -95,7 +95,7 @@ def _phases(g: GraphBuilder, layer: Layer, x: str, *, grid: list[int]) -> list[s
     before = move.pads[:rank]
     sizes = [n * s for n, s in zip(grid, move.strides, strict=True)]
     after = [size - b - n for size, b, n in zip(sizes, before, layer.before, strict=True)]
-    x = _padded(g, x, before, after)
+    x = _padded(g, x, before=before, after=after)
     count, shape = math.prod(move.strides), [move.group, layer.inner, -1]
     if count == 1:
         swapped = g.op("Transpose", x, perm=[1, 0, *move.axes])
@@ -111,12 +111,13 @@ def _phases(g: GraphBuilder, layer: Layer, x: str, *, grid: list[int]) -> list[s
 def _turned(g: GraphBuilder, layer: Layer, dy: str, *, grid: list[int]) -> str:
     """Return dY on the grid, (group, each, rows x grid)."""
     move = layer.move
-    dy = _padded(g, dy, [0] * move.rank, [n - o for n, o in zip(grid, layer.after, strict=True)])
+    more = [n - o for n, o in zip(grid, layer.after, strict=True)]
+    dy = _padded(g, dy, before=[0] * move.rank, after=more)
     swapped = g.op("Transpose", dy, perm=[1, 0, *move.axes])
     return g.op("Reshape", swapped, g.ints([move.group, layer.outer // move.group, -1]))
 
 
-def _padded(g: GraphBuilder, name: str, before: list[int] | tuple[int, ...], after: list[int]) -> str:
+def _padded(g: GraphBuilder, name: str, *, before: Sequence[int], after: Sequence[int]) -> str:
     """Return `name` with that many more (or less) on its spatial axes."""
     if not any((*before, *after)):
         return name
