@@ -1,0 +1,191 @@
+"""The frame of a question about models: a device's rows in, whole models inside, sums of a fixed shape out.
+
+Rows whose target is none (NaN, or no class index) are left out before the models see them. The models keep their opset,
+so what is added is written in operators that mean the same from opset 13 on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from edgeml import graph
+from edgeml.artifacts import OnnxModel, Task, TaskKind
+from edgeml.errors import DataError, UnsupportedModel
+from edgeml.graph.proto import opset_imports
+from edgeml.tasks.emitter import Emitter, outputs_of
+from edgeml.tasks.program import LEFT_OUT, ROWS, TARGET, Target
+from edgeml_runtime.wire.manifest import TensorSpec
+
+MIN_OPSET, ML_OPSET = 13, 3  # ReduceSum and Unsqueeze with axes as inputs; LabelEncoder from text to numbers
+ML = "ai.onnx.ml"
+_DTYPES = {name: number for number, name in graph.DTYPES.items()}
+_MAX = float(np.finfo(np.float64).max)
+
+
+class ModelProgram:
+    """A graph while it is written around `models`, which take the same inputs; `y` are the targets of kept rows."""
+
+    def __init__(self, models: Sequence[OnnxModel], *, target: Target = "", classes: int = 0) -> None:
+        self.constants: dict[str, np.ndarray] = {}
+        self.e = Emitter("study/", self.constants)
+        self._protos = _same_opset([graph.load(model) for model in models])
+        self._models, self._initializers = list(models), list[onnx.TensorProto]()
+        self.inputs = _same_inputs(models)
+        self._values = [_value(spec) for spec in self.inputs]
+        self._parameters: dict[str, np.ndarray] = {}
+        self._outputs: list[onnx.ValueInfoProto] = []
+        self._keep(target, classes)
+        self.answers = [self._inside(index) for index in range(len(models))]
+
+    def _keep(self, target: Target, classes: int) -> None:
+        """Drop the rows without a target, and count both."""
+        e, first = self.e, self.inputs[0].name
+        total, self.y = self.count(first), ""
+        self.rows = {spec.name: spec.name for spec in self.inputs}
+        if target:
+            whole = target == "classes"
+            dtype = TensorProto.INT64 if whole else TensorProto.DOUBLE
+            self._values.append(helper.make_tensor_value_info(TARGET, dtype, ["rows"]))
+            kept = self._known(classes) if whole else e.op("LessOrEqual", e.op("Abs", TARGET), e.real(_MAX))
+            self.rows = {name: e.op("Compress", name, kept, axis=0) for name in self.rows}
+            self.y = e.op("Compress", TARGET, kept, axis=0)
+        seen = self.count(self.rows[first])
+        self.output(ROWS, seen, ())
+        self.output(LEFT_OUT, e.op("Sub", total, seen), ())
+
+    def _known(self, classes: int) -> str:
+        e = self.e
+        low = e.op("GreaterOrEqual", TARGET, e.number(0))
+        return e.op("And", low, e.op("Less", TARGET, e.number(classes)))
+
+    def _inside(self, index: int) -> dict[str, str]:
+        """Add a model whose tensors are named apart; return its outputs by their own names."""
+        proto, prefix = self._protos[index], f"model{index}/"
+        weights = {tensor.name for tensor in proto.graph.initializer}
+        names = {value.name for value in proto.graph.input} | weights
+        names |= {name for node in proto.graph.node for name in node.output if name}
+        renamed = graph.load(
+            graph.rename(OnnxModel(proto.SerializeToString(), ""), {name: prefix + name for name in sorted(names)})
+        )
+        for name, rows in self.rows.items():
+            self.e.named(prefix + name, rows)
+        for node in renamed.graph.node:
+            node.name = node.name and prefix + node.name
+            self.e.nodes.append(node)
+        self._initializers.extend(renamed.graph.initializer)
+        return {value.name: prefix + value.name for value in proto.graph.output}
+
+    def tensor(self, name: str) -> str:
+        """Return what the graph calls the tensor `name` of the first model."""
+        return f"model0/{name}"
+
+    def count(self, tensor: str) -> str:
+        """Return the length of the first axis of `tensor`, as float64."""
+        length = self.e.op("Gather", self.e.op("Shape", tensor), self.e.number(0))
+        return self.e.op("Cast", length, to=TensorProto.DOUBLE)
+
+    def parameter(self, name: str, value: np.ndarray) -> str:
+        """Return `name`, an input that the round gives and whose first value is `value`."""
+        self._parameters[name] = value
+        dtype = helper.np_dtype_to_tensor_dtype(value.dtype)
+        self._values.append(helper.make_tensor_value_info(name, dtype, value.shape))
+        return name
+
+    def output(self, name: str, tensor: str, shape: tuple[int, ...]) -> None:
+        """Let the sum over devices of `tensor`, float64 of `shape`, be known as `name`."""
+        self.e.named(name, tensor)
+        self._outputs.append(helper.make_tensor_value_info(name, TensorProto.DOUBLE, shape))
+
+    def float64(self, tensor: str) -> str:
+        """Return `tensor` as float64."""
+        return self.e.op("Cast", tensor, to=TensorProto.DOUBLE)
+
+    def column(self, tensor: str) -> str:
+        """Return (n,) `tensor` as (n, 1)."""
+        return self.e.op("Unsqueeze", tensor, self.e.vector(1))
+
+    def one_hot(self, index: str, depth: int) -> str:
+        """Return float64 (n, depth) with a 1 in the column that int64 (n,) `index` names."""
+        columns = self.e.value(np.arange(depth, dtype=np.int64)[np.newaxis])
+        return self.float64(self.e.op("Equal", self.column(index), columns))
+
+    def gram(self, left: str, right: str) -> str:
+        """Return left' right, the sum over rows of all products of two columns."""
+        return self.e.op("MatMul", self.e.op("Transpose", left, perm=[1, 0]), right)
+
+    def encode(self, strings: str, values: Sequence[str]) -> str:
+        """Return int64, the index in `values` of every string, and their number for others."""
+        self.e.nodes.append(
+            helper.make_node(
+                "LabelEncoder",
+                [strings],
+                [name := f"study/codes.{len(self.e.nodes)}"],
+                domain=ML,
+                keys_strings=list(values),
+                values_int64s=list(range(len(values))),
+                default_int64=len(values),
+            )
+        )
+        return name
+
+    def task(self, kind: TaskKind) -> Task:
+        """Return the finished program as a task about the first model."""
+        opsets = {domain: version for proto in self._protos for domain, version in opset_imports(proto).items()}
+        opsets.setdefault(ML, ML_OPSET)
+        constants = [numpy_helper.from_array(value, name) for name, value in self.constants.items()]
+        inside = helper.make_graph(self.e.nodes, kind, self._values, self._outputs, self._initializers + constants)
+        proto = helper.make_model(
+            inside,
+            opset_imports=[helper.make_opsetid(*pair) for pair in sorted(opsets.items())],
+            ir_version=max(one.ir_version for one in self._protos),
+        )
+        graph.check(proto)
+        source = self._models[0].digest
+        return Task(kind, proto.SerializeToString(), source, dict(self._parameters), (), outputs_of(proto))
+
+
+def _value(spec: TensorSpec) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(spec.name, _DTYPES[spec.dtype], ["rows", *_open(spec.shape[1:])])
+
+
+def _open(shape: Sequence[int]) -> list[int | None]:
+    return [size if size > 0 else None for size in shape]
+
+
+def _same_inputs(models: Sequence[OnnxModel]) -> tuple[TensorSpec, ...]:
+    first, *others = (graph.inputs(model) for model in models)
+    for spec in first:
+        if not spec.shape or spec.shape[0] > 0:
+            raise UnsupportedModel(
+                f"input {spec.name!r} of shape {spec.shape} has no open axis of rows: export it with a dynamic batch"
+            )
+    for specs in others:
+        if [(s.name, s.dtype) for s in specs] != [(s.name, s.dtype) for s in first]:
+            names = [", ".join(s.name for s in each) for each in (first, specs)]
+            raise DataError(f"models with inputs {names[0]} and {names[1]} cannot be asked about the same rows")
+    return first
+
+
+def _same_opset(protos: list[ModelProto]) -> list[ModelProto]:
+    """Return the models in the newest opset of any of them, at least MIN_OPSET."""
+    newest = max(MIN_OPSET, *(opset_imports(proto).get("", MIN_OPSET) for proto in protos))
+    found = []
+    for proto in protos:
+        version = opset_imports(proto).get("", MIN_OPSET)
+        if version < newest:
+            try:
+                proto = onnx.version_converter.convert_version(proto, newest)
+            except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
+                raise UnsupportedModel(
+                    f"a model of opset {version} does not become one of {newest}: {error}"
+                ) from error
+        if proto.functions:
+            raise UnsupportedModel(
+                "the model has functions of its own: convert it with edgeml first, which unfolds them"
+            )
+        found.append(proto)
+    return found
