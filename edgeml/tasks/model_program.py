@@ -1,7 +1,7 @@
 """The frame of a question about models: a device's rows in, whole models inside, sums of a fixed shape out.
 
 Rows whose target is none (NaN, or no class index) are left out before the models see them. The models keep their opset,
-so what is added is written in operators that mean the same from opset 13 on.
+so what is added is written in operators that mean the same from opset 16 on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from edgeml.tasks.emitter import Emitter, outputs_of
 from edgeml.tasks.program import LEFT_OUT, ROWS, TARGET, Target
 from edgeml_runtime.wire.manifest import TensorSpec
 
-MIN_OPSET, ML_OPSET = 13, 3  # ReduceSum and Unsqueeze with axes as inputs; LabelEncoder from text to numbers
+MIN_OPSET, ML_OPSET = 16, 3  # ScatterElements that adds; LabelEncoder from text to numbers
 ML = "ai.onnx.ml"
 _DTYPES = {name: number for number, name in graph.DTYPES.items()}
 _MAX = float(np.finfo(np.float64).max)
@@ -33,7 +33,7 @@ class ModelProgram:
         self.constants: dict[str, np.ndarray] = {}
         self.e = Emitter("study/", self.constants)
         self._protos = _same_opset([graph.load(model) for model in models])
-        self._models, self._initializers = list(models), list[onnx.TensorProto]()
+        self.models, self._initializers = list(models), list[onnx.TensorProto]()
         self.inputs = _same_inputs(models)
         self._values = [_value(spec) for spec in self.inputs]
         self._parameters: dict[str, np.ndarray] = {}
@@ -144,7 +144,7 @@ class ModelProgram:
             ir_version=max(one.ir_version for one in self._protos),
         )
         graph.check(proto)
-        source = self._models[0].digest
+        source = self.models[0].digest
         return Task(kind, proto.SerializeToString(), source, dict(self._parameters), (), outputs_of(proto))
 
 

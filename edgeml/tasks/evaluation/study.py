@@ -62,7 +62,7 @@ class _Asked:
         models = [self.model, *([self.before] if self.before else [])]
         p = ModelProgram(models, target="classes" if self.classes else "values", classes=self.classes)
         grouping.check(self.by, [spec.name for spec in p.inputs], self.classes)
-        found = [emit_values(p, i, (self.kind, self.classes), model) for i, model in enumerate(models)]
+        found = [emit_values(p, i, self.classes) for i in range(len(models))]
         member = grouping.emit_groups(p, self.by, self.classes)
         self._sum_values(p, member, found)
         if self.classes:

@@ -37,10 +37,9 @@ class RowValues:
     shares: str = ""
 
 
-def emit_values(p: ModelProgram, index: int, what: tuple[Judged, int], model: OnnxModel) -> RowValues:
-    """Return what every row says of the answers of model number `index`; `what` is the task and its classes."""
-    task, classes = what
-    return _of_classes(p, index, classes, model) if task == "classification" else _of_numbers(p, index)
+def emit_values(p: ModelProgram, index: int, classes: int) -> RowValues:
+    """Return what every row says of the answers of model number `index`, a regressor where there are no classes."""
+    return _of_classes(p, index, classes) if classes else _of_numbers(p, index)
 
 
 def classes_of(model: OnnxModel, task: Judged) -> int:
@@ -65,9 +64,9 @@ def _of_numbers(p: ModelProgram, index: int) -> RowValues:
     return RowValues(e.op("Concat", *parts, axis=1))
 
 
-def _of_classes(p: ModelProgram, index: int, classes: int, model: OnnxModel) -> RowValues:
+def _of_classes(p: ModelProgram, index: int, classes: int) -> RowValues:
     e, answers, one = p.e, p.answers[index], p.e.real(1.0)
-    shares = _shares(p, index, model)
+    shares = _shares(p, index)
     labels = answers.get(LABEL) or e.op("ArgMax", shares, axis=1, keepdims=0)
     labels = e.op("Cast", e.op("Reshape", labels, e.vector(-1)), to=TensorProto.INT64)
     truth = p.one_hot(p.y, classes)
@@ -81,9 +80,9 @@ def _of_classes(p: ModelProgram, index: int, classes: int, model: OnnxModel) -> 
     return RowValues(e.op("Concat", right, loss, brier, axis=1), labels, shares)
 
 
-def _shares(p: ModelProgram, index: int, model: OnnxModel) -> str:
+def _shares(p: ModelProgram, index: int) -> str:
     """Return float64 (n, classes) that sum to 1: probabilities, or the softmax of scores; one column z means [0, z]."""
-    e, answers = p.e, p.answers[index]
+    e, answers, model = p.e, p.answers[index], p.models[index]
     name = next((name for name in (PROBABILITIES, SCORES) if name in answers), next(iter(answers)))
     makers = {output: node.op_type for node in graph.load(model).graph.node for output in node.output}
     probable = name == PROBABILITIES or (name != SCORES and makers.get(name) in PROBABLE)
