@@ -164,6 +164,20 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class ActivationRanges:
+    """What the tensors of a float graph hold on rows that are not here, for `quantize` in place of calibration rows.
+
+    `ends` are the least and the largest value, zero included; `counts` are the values in bins of equal width between
+    them, and may be missing.
+    """
+
+    graph: str  # digest of the float graph whose tensors they are
+    rows: int
+    ends: Mapping[str, tuple[float, float]]
+    counts: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Skipped:
     """A recipe that made no variant, and why in one sentence."""
 

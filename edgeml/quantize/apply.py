@@ -48,7 +48,8 @@ def quantize(
 def _one(model: OnnxModel, calibration: Rows, how: tuple[Recipe, Options]) -> list[Variant | Skipped]:
     recipe, options = how
     try:
-        if recipe.min_rows and not prepare.without_products(graph.load(model)):
+        given = recipe.takes_ranges and options.field is not None
+        if recipe.min_rows and not given and not prepare.without_products(graph.load(model)):
             if not len(calibration):
                 raise UnsupportedModel(f"needs calibration rows, and there are none: give {recipe.min_rows} or more")
             enough(calibration, recipe.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edgeml.artifacts import ModelTask, OnnxModel, Rows, Skipped, Variant
+from edgeml.artifacts import ActivationRanges, ModelTask, OnnxModel, Rows, Skipped, Variant
 from edgeml.errors import DataError
 
 MIN_CALIBRATION_ROWS = 32  # fewer rows leave the activation ranges to chance
@@ -25,6 +25,7 @@ class Options:
     threads: int = 1
     budget_s: float = 600.0  # of one search; when it is over, the best so far is the answer
     progress: Callable[[str], None] = silent
+    field: ActivationRanges | None = None  # of `calibration_points`: the static recipes take them in place of rows
 
 
 Made = Variant | Skipped | list[Variant | Skipped]
@@ -43,6 +44,7 @@ class Recipe:
     make: Maker
     summary: str  # what it does, in one line for the list
     min_rows: int = 0  # calibration rows it cannot do without
+    takes_ranges: bool = False  # or activation ranges in their place
 
 
 class Stopped(KeyboardInterrupt):

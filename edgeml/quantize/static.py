@@ -9,9 +9,9 @@ from typing import Any
 
 from onnx import ModelProto
 
-from edgeml.artifacts import OnnxModel, Rows, Variant
+from edgeml.artifacts import ActivationRanges, OnnxModel, Rows, Variant
 from edgeml.errors import UnsupportedModel
-from edgeml.quantize.calibration import Method, Range, ranges
+from edgeml.quantize.calibration import CUTS, Method, Range, ranges
 from edgeml.quantize.prepare import finished, prepared, require
 from edgeml.quantize.qdq import Form, Plan, plan, write
 from edgeml.quantize.qoperator import fused
@@ -34,10 +34,41 @@ def maker(name: str, how: Static) -> Maker:
         require(model)
         proto = prepared(model)
         made = planned(proto)
-        found = measured(proto, rows, (made, how.method, options.threads))
+        if options.field is not None:
+            found = taken(options.field, proto, (made, how.method))
+        else:
+            found = measured(proto, rows, (made, how.method, options.threads))
         return written(proto, (made, found), how=how, model=model, name=name)
 
     return make
+
+
+def calibration_points(model: OnnxModel) -> tuple[OnnxModel, tuple[str, ...]]:
+    """Return the float graph that static recipes start from and the tensors whose ranges they need.
+
+    Whoever has rows may find the ranges elsewhere (`edgeml.tasks.calibration`) and give them as `Options.field`.
+    Raises UnsupportedModel when there is nothing to quantize.
+    """
+    require(model)
+    proto = prepared(model)
+    tensors = tuple(planned(proto).tensors)
+    return OnnxModel(proto.SerializeToString(deterministic=True), model.digest), tensors
+
+
+def taken(field: ActivationRanges, proto: ModelProto, what: tuple[Plan, Method]) -> dict[str, Range]:
+    """Return the ranges of the tensors of a plan from those that were found elsewhere."""
+    made, method = what
+    digest = OnnxModel(proto.SerializeToString(deterministic=True), "").digest
+    missing = [name for name in made.tensors if name not in field.ends]
+    if field.graph != digest or missing:
+        raise UnsupportedModel(
+            f"the activation ranges are of the graph {field.graph[:12]}, this one is {digest[:12]} and lacks "
+            f"{len(missing)} tensors: collect them for the graph of calibration_points"
+        )
+    if method != "minmax" and not field.counts:
+        raise UnsupportedModel(f"{method} needs counts beside the ends of the ranges: collect them with a histogram")
+    ends = {name: Range(*field.ends[name]) for name in made.tensors}
+    return ends if method == "minmax" else {name: CUTS[method](field.counts[name], ends[name]) for name in made.tensors}
 
 
 def planned(proto: ModelProto, floats: Set[str] = frozenset()) -> Plan:

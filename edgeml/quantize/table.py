@@ -25,7 +25,7 @@ AUTO = "auto"
 
 
 def _static(name: str, precision: str, how: Static, *, summary: str) -> Recipe:
-    return Recipe(name, precision, maker(name, how), summary, MIN_CALIBRATION_ROWS)
+    return Recipe(name, precision, maker(name, how), summary, MIN_CALIBRATION_ROWS, takes_ranges=True)
 
 
 RECIPES: dict[str, Recipe] = {
