@@ -118,7 +118,10 @@ class SecureRound:
         """Take what a device says between its keys and its shares of the others; return "" or the fault."""
         if say.phase == "refused" and (say.round, say.device) == (self.id, device):
             return self.refuse(device, say.reason[:300], now)
-        if fault := self._unwelcome(device, Phase(say.phase) if say.phase != "refused" else self.phase, now):
+        fault = self._unwelcome(device, Phase(say.phase) if say.phase != "refused" else self.phase, now)
+        known = self._said[Phase.KEYS].get(device)
+        anew = fault == "duplicate" and self.phase is Phase.KEYS and say.phase == "keys" and say != known
+        if fault and not anew:  # an agent that was started again has new keys, and nobody has the old ones yet
             return self._reject(device, fault)
         self._sizes[device] += size
         try:

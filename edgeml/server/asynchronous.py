@@ -114,6 +114,10 @@ class Asynchronous:
             self._buffer.invalid(device, error, version=version)
             raise
 
+    def said(self, device: str, round_id: str, payload: bytes, *, now: float) -> None:
+        """Count what a device says of secure aggregation, which asynchronous steps do not have."""
+        self._buffer.count(device, "stranger")
+
     def came(self, device: str, now: float, *, live: bool) -> None:
         """A device is online (again): what it may have missed is offered once more."""
         self._buffer.back(device)

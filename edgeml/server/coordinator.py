@@ -59,6 +59,7 @@ class Coordinator:
             "req": self._requested,
             "tel": self._telemetry,
             "up": self._uploaded,
+            "say": self._said,
         }
 
     def run(self, stop: threading.Event) -> None:
@@ -148,6 +149,10 @@ class Coordinator:
     def _uploaded(self, topic: Topic, incoming: Incoming, now: float) -> None:
         if self._learning.current:
             self._learning.current.uploaded(topic.device, topic.detail, incoming.payload, now=now)
+
+    def _said(self, topic: Topic, incoming: Incoming, now: float) -> None:
+        if self._learning.current:
+            self._learning.current.said(topic.device, topic.detail, incoming.payload, now=now)
 
     def _tick_learning(self, now: float) -> None:
         if self._learning.current:

@@ -91,6 +91,7 @@ class Course(Protocol):
 
     def tick(self, now: float) -> RoundEnd | GiveUp | None: ...
     def uploaded(self, device: str, round_id: str, payload: bytes, *, now: float) -> None: ...
+    def said(self, device: str, round_id: str, payload: bytes, *, now: float) -> None: ...
     def came(self, device: str, now: float, *, live: bool) -> None: ...
     def went(self, device: str, now: float) -> None: ...
     def served(self, digest: str, count: int) -> None: ...
@@ -143,7 +144,7 @@ class Synchronous:
     def tick(self, now: float) -> RoundEnd | GiveUp | None:
         """Conclude the round that is over, or open the next; say what came of it."""
         if self._open is not None:
-            return self._conclude(self._open, now)
+            return self._go_on(self._open, now)
         if self._federation.given_up:
             return GiveUp(f"{self._options.max_abandoned} rounds in a row were abandoned")
         return None if now < self._not_before else self._begin(now)
@@ -160,12 +161,20 @@ class Synchronous:
                 raise
             self._count_astray(device, round_id)
 
+    def said(self, device: str, round_id: str, payload: bytes, *, now: float) -> None:
+        """Take what a device says in secure aggregation."""
+        if self._open is not None and self._open.machine.id == round_id:
+            self._open.said(device, payload, now=now)
+        else:
+            self._count_astray(device, round_id)
+
     def came(self, device: str, now: float, *, live: bool) -> None:
         """A device is online (again): what it may have missed is offered once more."""
         if self._open is not None and device in self._open.machine.cohort:
             self._open.machine.back(device, now)
             if live and device not in self._open.machine.updates:
                 self.resend()
+            self._send(self._open.ask_again(device, self._shop.registry.signing_key()))
 
     def went(self, device: str, now: float) -> None:
         """A device is offline: with a quorum, nobody waits for it."""
@@ -269,6 +278,17 @@ class Synchronous:
             epsilon=result.epsilon,
         )
         return RoundEnd(record, self._federation.parameters)
+
+    def _go_on(self, current: OpenRound, now: float) -> RoundEnd | None:
+        """Conclude the round if it is over; else ask what secure aggregation wants to know now."""
+        ended = self._conclude(current, now)
+        if ended is None:
+            self._send(current.asks(self._shop.registry.signing_key()))
+        return ended
+
+    def _send(self, asks: Sequence[tuple[str, bytes]]) -> None:
+        for topic, payload in asks:
+            self._shop.publish(topic, payload, qos=1)
 
     def _conclude(self, current: OpenRound, now: float) -> RoundEnd | None:
         result = self._federation.conclude(now)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from edgeml.federated import Assembly, BadUpdate, Round, SecureRound, Update
 from edgeml.registry import Upload
-from edgeml_runtime.wire import BadSignature, WireError, blocks, messages, tensors
+from edgeml_runtime.wire import BadSignature, WireError, blocks, messages, secure, tensors, topics
 from edgeml_runtime.wire.messages import TaskOffer, UpdateHeader
 from edgeml_runtime.wire.updates import check_signature
 
@@ -48,6 +50,35 @@ class OpenRound:
                 header = messages.decode(UpdateHeader, upload.header)
                 self._accept(header, upload.body, now)
                 self.machine.took[upload.device] = upload.took
+
+    def said(self, device: str, payload: bytes, *, now: float) -> None:
+        """Take what a device says in secure aggregation; raise WireError for what cannot be accepted."""
+        if not isinstance(self.machine, SecureRound) or device not in self.machine.cohort:
+            self.machine.count(device, "stranger")
+            return
+        try:
+            self.machine.said(device, secure.decode_say(payload, self._key_of(device)), now, size=len(payload))
+        except BadSignature:
+            self.machine.count(device, "unsigned")
+            raise
+        except WireError as error:
+            self.machine.invalid(device, error, now)
+            raise
+
+    def asks(self, key: Ed25519PrivateKey) -> list[tuple[str, bytes]]:
+        """Return what devices are to be asked now, signed by `key`: topics and payloads."""
+        asks = self.machine.asks() if isinstance(self.machine, SecureRound) else []
+        return [self._signed(ask, key) for ask in asks]
+
+    def ask_again(self, device: str, key: Ed25519PrivateKey) -> list[tuple[str, bytes]]:
+        """Return the last ask of a device that is back, see `asks`."""
+        ask = self.machine.ask_of(device) if isinstance(self.machine, SecureRound) else None
+        return [] if ask is None else [self._signed(ask, key)]
+
+    def _signed(self, ask: secure.Ask, key: Ed25519PrivateKey) -> tuple[str, bytes]:
+        payload = secure.encode_ask(ask, key)
+        self.bytes_down += len(payload)
+        return topics.ask(ask.device, ask.round), payload
 
     def served(self, digest: str, count: int) -> None:
         """Count bytes sent to a device, if they were for this round."""

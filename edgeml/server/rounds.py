@@ -82,6 +82,15 @@ class Rounds:
         finally:
             self.tick(now)
 
+    def said(self, device: str, round_id: str, payload: bytes, *, now: float) -> None:
+        """Take what a device says in secure aggregation."""
+        if self._course is None:
+            return
+        try:
+            self._course.said(device, round_id, payload, now=now)
+        finally:
+            self.tick(now)
+
     def came(self, device: str, now: float, *, live: bool) -> None:
         """A device is online (again); `live` is False where the broker had kept the message."""
         if self._course is not None:

@@ -43,7 +43,12 @@ from edgeml_runtime.worker import Outcome
 YIELD_S = 60.0  # off the broker after another agent took the id
 BUSY_S, WATCH_S, IDLE_S = 0.1, 0.25, 1.0  # at most between two looks at the clock
 MAX_JOB = 64  # characters of a job's name that nobody vouches for
-MAX_ENVELOPE = {"desired": 8 << 10, "task": 64 << 10, "bench": 64 << 10}  # bytes, before anything is parsed
+MAX_ENVELOPE = {
+    "desired": 8 << 10,
+    "task": 64 << 10,
+    "bench": 64 << 10,
+    "ask": 64 << 10,
+}  # bytes, before anything is parsed
 
 log = logging.getLogger(__name__)
 
@@ -214,6 +219,8 @@ class Agent:
                 self._assign(payload, now)
             case "task":
                 self.trainer.offered(payload, topic.detail, now)
+            case "ask":
+                self.trainer.asked(payload, topic.detail, now)
             case "bench":
                 self.bencher.offered(payload, now)
             case "online" if payload:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from edgeml_runtime import outgoing
+from edgeml_runtime import outgoing, secagg
 from edgeml_runtime.config import Policy
 from edgeml_runtime.wire.messages import TaskOffer
 from edgeml_runtime.wire.tasks import LABELLED
@@ -79,6 +79,7 @@ class Facts:
     rows: int  # labelled
     model: str  # that is running, "" when none is
     stored: int = 0  # rows of the newest layout, labelled or not
+    key: str = ""  # this device's public key, hex
 
 
 class LocalRound:
@@ -123,7 +124,7 @@ class LocalRound:
         if offer.max_update_bytes > policy.max_update_bytes:
             limit = policy.max_update_bytes
             return f"updates of {offer.max_update_bytes:,} bytes, and the owner's policy allows {limit:,}"
-        return outgoing.objection(offer, policy)
+        return outgoing.objection(offer, policy) or secagg.objection(offer, facts.device, facts.key)
 
     def outcome(self, event: str, *, reason: str = "") -> list[Effect]:
         """Tell the machine how an effect ended."""

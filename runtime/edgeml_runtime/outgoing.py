@@ -50,8 +50,8 @@ def objection(offer: TaskOffer, policy: Policy) -> str:
         return f"{who} for clipping, noise, compression or secure aggregation, which training has and {offer.kind} not"
     if max(offer.noise, policy.noise) > 0 and not (offer.clip_norm or policy.clip_norm):
         return "noise without a clip_norm protects nothing: give both"
-    if offer.secure is not None:
-        return "this agent cannot sum under masks"
+    if offer.secure is not None and offer.compress:
+        return f"secure aggregation and {offer.compress} exclude each other: masks cannot be compressed"
     if policy.secure and offer.secure is None:
         return "the owner's policy gives updates to secure aggregation only, and the offer wants to see them"
     return ""

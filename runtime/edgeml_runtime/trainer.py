@@ -19,6 +19,7 @@ from edgeml_runtime.config import BLOBS, FEEDBACK, Config
 from edgeml_runtime.errors import DeviceError, MalformedMessage, TaskRefused
 from edgeml_runtime.feedback import Feedback
 from edgeml_runtime.learner import Effect, Facts, Fetch, LocalRound, Phase, Refuse, Train, Upload
+from edgeml_runtime.masker import Masker
 from edgeml_runtime.pull import Pull, Want
 from edgeml_runtime.samples import Samples
 from edgeml_runtime.serving import Serving
@@ -65,6 +66,13 @@ class Trainer:
         self._worker = Worker(WHO, post)
         self._trained: Trained | None = None
         self._feedback = Feedback(state / FEEDBACK)
+        self.masker = Masker(
+            config.device,
+            key,
+            config.trusted,
+            send=send,
+            upload=lambda offer, body: self._publish(offer, body),
+        )
 
     def offered(self, envelope: bytes, round_id: str, now: float) -> None:
         """Take a signed offer from the topic of `round_id`; raise WireError when nobody trusted signed it."""
@@ -73,7 +81,9 @@ class Trainer:
             raise MalformedMessage(f"an offer of round {offer.round} arrived on the topic of {round_id}")
         running = self._serving.running
         model = running.model if running else ""
-        facts = Facts(self._config.device, self._samples.labelled(), model, stored=self._samples.usable())
+        facts = Facts(
+            self._config.device, self._samples.labelled(), model, stored=self._samples.usable(), key=self.masker.public
+        )
         self.do(self.machine.offered(offer, facts, now))
 
     def ended(self, outcome: Outcome, now: float) -> None:
@@ -87,9 +97,14 @@ class Trainer:
             self.machine.outcome(outcome.event, reason=f"{outcome.reason}: {outcome.detail}" if outcome.error else "")
         )
 
+    def asked(self, payload: bytes, round_id: str, now: float) -> None:
+        """Take a signed ask of secure aggregation; raise WireError when nobody trusted signed it."""
+        self.masker.asked(payload, round_id, now)
+
     def tick(self, now: float) -> None:
         """Let the deadline pass."""
         self.do(self.machine.tick(now))
+        self.masker.tick(now)
 
     def pulled(self, now: float) -> None:
         """Take note of the progress of `pull`, which the loop drives."""
@@ -103,7 +118,10 @@ class Trainer:
 
     def reconnected(self, now: float) -> None:
         """Answer again what the broker may have lost."""
-        self.do(self.machine.reconnected(now))
+        effects = self.machine.reconnected(now)
+        self.do(effects)
+        if not effects:
+            self.masker.reconnected()
 
     def do(self, effects: list[Effect]) -> None:
         """Carry out what the machine asks for."""
@@ -167,12 +185,20 @@ class Trainer:
         trained = self._trained
         if trained is None:
             return
-        digest = blocks.digest_of(trained.body)
-        header = self._header(
-            offer.round, rows=trained.rows, digest=digest, size=len(trained.body), metrics=trained.metrics
+        if offer.secure is None:
+            self._publish(offer, trained.body)
+        else:
+            self.masker.ready(offer, tensors.unpack(trained.body), rows=trained.rows, now=time.monotonic())
+
+    def _publish(self, offer: TaskOffer, body: bytes) -> None:
+        """Send an update, masked or not: its header, and blocks."""
+        if (trained := self._trained) is None:
+            return
+        digest = blocks.digest_of(body)
+        self._answer(
+            self._header(offer.round, rows=trained.rows, digest=digest, size=len(body), metrics=trained.metrics)
         )
-        self._answer(header)
-        for index, data in enumerate(blocks.split(trained.body)):
+        for index, data in enumerate(blocks.split(body)):
             self._send(topics.update(self._config.device, offer.round), blocks.encode(digest, index, data), qos=1)
 
     def _answer(self, header: UpdateHeader) -> None:

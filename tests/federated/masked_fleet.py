@@ -100,8 +100,8 @@ class Fleet:
             arrays = tensors.unpack(tensors.pack({MASKED: effect.array}))
             self.round.receive(name, Update(name, self.rows[name], arrays, size=100), self.now)
         else:
-            payload = encode_say(self.forge(effect))
-            self.round.said(name, decode_say(payload), self.now, size=len(payload))
+            payload = encode_say(self.forge(effect), self.identities[name])
+            self.round.said(name, decode_say(payload, self.asked.keys[name]), self.now, size=len(payload))
 
     def mean(self, names: Collection[str]) -> dict[str, np.ndarray]:
         """What the server must have learned of the updates of `names`."""

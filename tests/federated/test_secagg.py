@@ -374,15 +374,22 @@ def test_an_ask_of_another_server_is_not_read() -> None:
         decode_ask(payload, (signed.public_hex(Fleet(2).identities["d00"]),))
     with pytest.raises(BadSignature):
         decode_ask(payload[:-1] + b"\x00", TRUSTED)
+    with pytest.raises(BadSignature):
+        decode_say(payload, TRUSTED[0])
+    with pytest.raises(MalformedMessage, match="limit is 65,536"):
+        decode_ask(bytes(1 << 17), TRUSTED)
 
 
 @settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_noise_on_the_wire_is_no_message(noise: bytes) -> None:
-    with pytest.raises(MalformedMessage):
-        decode_say(noise)
-    with pytest.raises((MalformedMessage, BadSignature)):
+    with pytest.raises(BadSignature):
         decode_ask(noise, TRUSTED)
+    with pytest.raises(BadSignature):
+        decode_say(noise, TRUSTED[0])
+    signature = SERVER.sign(b"edgeml secure aggregation v1 say\0" + noise)
+    with pytest.raises(MalformedMessage):
+        decode_say(signature + noise, TRUSTED[0])
 
 
 @settings(deadline=None, max_examples=50)

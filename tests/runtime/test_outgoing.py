@@ -103,7 +103,8 @@ OBJECTIONS = [
     ({"kind": "evaluation"}, {"noise": 1.0, "clip_norm": 1.0}, "the owner's policy asks for clipping"),
     ({"kind": "evaluation", "compress": "int8"}, {}, "the offer asks for clipping"),
     ({}, {}, ""),
-    ({"secure": SECURE}, {"secure": True}, "cannot sum under masks"),
+    ({"secure": SECURE}, {"secure": True}, ""),
+    ({"secure": SECURE, "compress": "int8"}, {}, "exclude each other"),
     ({"noise": 1.0}, {"clip_norm": 1.0}, ""),
 ]
 

@@ -1,4 +1,4 @@
-"""Messages of secure aggregation: what devices say (CBOR) and what the server asks (CBOR under its signature).
+"""Messages of secure aggregation: what devices say and what the server asks, CBOR under their signatures.
 
     device: keys      server: "shares", everybody's keys
     device: shares    server: "mask", the shares for this device
@@ -25,7 +25,7 @@ from edgeml_runtime.wire.plain import from_plain, to_plain
 MAX_DEVICES = 256
 MAX_BYTES = 64 << 10
 SIGNATURE_BYTES = 64
-_PURPOSE = b"edgeml secure aggregation v1 ask\0"
+_ASK, _SAY = b"edgeml secure aggregation v1 ask\0", b"edgeml secure aggregation v1 say\0"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,29 +59,26 @@ class Ask:
     signatures: Mapping[str, bytes] = field(default_factory=dict)  # of the devices that agreed to that
 
 
-def encode_say(say: Say) -> bytes:
-    return bytes(cbor2.dumps(to_plain(say)))
+def encode_say(say: Say, key: Ed25519PrivateKey) -> bytes:
+    """Return `say` signed by the device's `key`."""
+    body = bytes(cbor2.dumps(to_plain(say)))
+    return key.sign(_SAY + body) + body
 
 
-def decode_say(payload: bytes) -> Say:
-    """Return the answer in `payload`; raise MalformedMessage naming what is wrong with it."""
-    return from_plain(Say, _parsed(payload))
+def decode_say(payload: bytes, public: str) -> Say:
+    """Return the answer in `payload`; raise BadSignature when the key `public` (hex) did not sign it."""
+    return from_plain(Say, _parsed(_signed(payload, (public,), _SAY)))
 
 
 def encode_ask(ask: Ask, key: Ed25519PrivateKey) -> bytes:
     """Return `ask` signed by the server's `key`."""
     body = bytes(cbor2.dumps(to_plain(ask)))
-    return key.sign(_PURPOSE + body) + body
+    return key.sign(_ASK + body) + body
 
 
 def decode_ask(payload: bytes, trusted: tuple[str, ...]) -> Ask:
     """Return the ask in `payload`; raise BadSignature when none of the `trusted` keys (hex) signed it."""
-    if len(payload) > MAX_BYTES:
-        raise MalformedMessage(f"an ask of {len(payload):,} bytes; the limit is {MAX_BYTES:,}")
-    signature, body = payload[:SIGNATURE_BYTES], payload[SIGNATURE_BYTES:]
-    if not any(signed_by(key, signature, _PURPOSE + body) for key in trusted):
-        raise BadSignature("an ask of secure aggregation that no trusted key signed")
-    return from_plain(Ask, _parsed(body))
+    return from_plain(Ask, _parsed(_signed(payload, trusted, _ASK)))
 
 
 def signed_by(public: str, signature: bytes, message: bytes) -> bool:
@@ -93,9 +90,16 @@ def signed_by(public: str, signature: bytes, message: bytes) -> bool:
     return True
 
 
-def _parsed(payload: bytes) -> Any:
+def _signed(payload: bytes, trusted: tuple[str, ...], purpose: bytes) -> bytes:
     if len(payload) > MAX_BYTES:
         raise MalformedMessage(f"a message of {len(payload):,} bytes; the limit is {MAX_BYTES:,}")
+    signature, body = payload[:SIGNATURE_BYTES], payload[SIGNATURE_BYTES:]
+    if not any(signed_by(key, signature, purpose + body) for key in trusted):
+        raise BadSignature("a message of secure aggregation that nobody trusted signed")
+    return body
+
+
+def _parsed(payload: bytes) -> Any:
     try:
         plain = cbor2.loads(payload)
     except (ValueError, EOFError, RecursionError, cbor2.CBORError) as error:

@@ -66,24 +66,36 @@ def update(device: str, round_id: str) -> str:
     return f"{PREFIX}/d/{device}/fl/{round_id}/up"
 
 
+def say(device: str, round_id: str) -> str:
+    """What a device says in secure aggregation, beside its update."""
+    return f"{PREFIX}/d/{device}/fl/{round_id}/say"
+
+
+def ask(device: str, round_id: str) -> str:
+    """What the server asks one device in secure aggregation."""
+    return f"{PREFIX}/d/{device}/fl/{round_id}/ask"
+
+
 def task(round_id: str) -> str:
     return f"{PREFIX}/fl/{round_id}/task"
 
 
 def for_device(device: str) -> tuple[str, ...]:
     """Filters that the agent `device` subscribes to."""
-    return desired(device), block(device), online(device), bench(device), task("+")
+    return desired(device), block(device), online(device), bench(device), task("+"), ask(device, "+")
 
 
 def for_server() -> tuple[str, ...]:
     """Filters that the coordinator subscribes to: never what it publishes itself."""
-    return reported("+"), online("+"), request("+"), telemetry("+", "+"), update("+", "+")
+    return reported("+"), online("+"), request("+"), telemetry("+", "+"), update("+", "+"), say("+", "+")
 
 
 _PATTERNS = (
     (re.compile(rf"{PREFIX}/d/([A-Za-z0-9_-]{{1,64}})/(desired|reported|online|req|blk|bench)"), "device"),
     (re.compile(rf"{PREFIX}/d/([A-Za-z0-9_-]{{1,64}})/tel/([a-z_]{{1,32}})"), "tel"),
     (re.compile(rf"{PREFIX}/d/([A-Za-z0-9_-]{{1,64}})/fl/([A-Za-z0-9_-]{{1,64}})/up"), "up"),
+    (re.compile(rf"{PREFIX}/d/([A-Za-z0-9_-]{{1,64}})/fl/([A-Za-z0-9_-]{{1,64}})/say"), "say"),
+    (re.compile(rf"{PREFIX}/d/([A-Za-z0-9_-]{{1,64}})/fl/([A-Za-z0-9_-]{{1,64}})/ask"), "ask"),
     (re.compile(rf"{PREFIX}/fl/([A-Za-z0-9_-]{{1,64}})/task"), "task"),
     (re.compile(rf"{PREFIX}/blk/([0-9a-f]{{64}})"), "blk"),
 )
