@@ -6,6 +6,7 @@ import dataclasses
 import math
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -214,6 +215,9 @@ CLASHING: dict[tuple[str, str], dict[str, Any]] = {
     ("differential privacy", "believe"): {"privacy": SERVER, "believe": Believe(clip_norm=1.0)},
     ("noise on a device", "top-k"): {"privacy": DEVICE, "compress": "sign"},
     ("sampling below 1", "no"): {"privacy": Privacy(sampling=0.5)},
+    ("asynchronous rounds", "strategies"): {"mode": "async", "strategy": "scaffold"},
+    ("asynchronous rounds", "secure"): {"mode": "async", "privacy": SERVER},
+    ("asynchronous rounds", "rounds"): {"mode": "async", "cohort": CohortOptions(target=3)},
 }
 
 
@@ -240,6 +244,11 @@ GOOD = [
 @pytest.mark.parametrize("plan", GOOD)
 def test_what_goes_together_is_let_through(plan: dict[str, Any]) -> None:
     check_plan(a_plan(**plan))
+
+
+def test_the_page_has_the_table() -> None:
+    page = Path(__file__).parents[2] / "docs/learn.md"
+    assert table() in page.read_text(encoding="utf-8"), "python -m edgeml.federated.combinations prints it"
 
 
 def test_the_table_names_every_strategy_that_masks_exclude() -> None:
