@@ -118,6 +118,13 @@ EXCLUSIONS: tuple[Exclusion, ...] = (
         lambda plan: plan.privacy.where == "device" and plan.compress.partition(":")[0] in ("topk", "sign"),
     ),
     Exclusion(
+        "an adaptive clip norm",
+        "secure aggregation, and noise on a device",
+        "the server must see how long updates are",
+        "privacy.adapt: 0 and a fixed clip_norm, or privacy.where: server without masks",
+        lambda plan: plan.privacy.adapt > 0 and (plan.secure is not None or plan.privacy.where != "server"),
+    ),
+    Exclusion(
         "sampling below 1",
         "no differential privacy, or rounds that close at a target",
         "chance must decide who takes part, and speed must not",

@@ -19,7 +19,7 @@ from edgeml.errors import UserError
 from edgeml.federated.aggregate import Believe, aggregate, apply_delta, least_updates
 from edgeml.federated.cohort import Candidate, CohortOptions, Patience, choose, deadline_after
 from edgeml.federated.combinations import check_plan
-from edgeml.federated.privacy import Ledger, Privacy, drawn, noised_mean, noised_sum, require_accountant
+from edgeml.federated.privacy import Ledger, Privacy, adapted, drawn, noised_mean, noised_sum, require_accountant
 from edgeml.federated.round import Outcome, Round, State
 from edgeml.federated.secagg import Masks, SecureRound, terms
 from edgeml.federated.server_step import Memory, ServerStep, take
@@ -90,6 +90,7 @@ class RoundResult:
     why: str = ""  # it ended
     asked: tuple[str, ...] = ()  # all of its cohort
     epsilon: float | None = None  # spent until here, with differential privacy
+    next_clip: float = 0.0  # of an adaptive clip norm, for the rounds after this one
 
 
 class Federation:
@@ -124,12 +125,18 @@ class Federation:
         self.memory = Memory()
         self.last_round: dict[str, int] = {}  # device -> number of the last round whose aggregate it is part of
         self.durations: list[float] = []  # seconds from an offer to an update, the newest last
+        self._next_clip = 0.0
         self.passed_over: Mapping[str, str] = {}  # devices that the last draw left out, and why
 
     @property
     def offered(self) -> dict[str, np.ndarray]:
         """All arrays that devices get, and send back as changes."""
         return {**self.parameters, **self.controls}
+
+    @property
+    def clip_norm(self) -> float:
+        """How long an update of the next round may be, with differential privacy."""
+        return next((r.next_clip for r in reversed(self.history) if r.next_clip), self.plan.privacy.clip_norm)
 
     @property
     def closed(self) -> int:
@@ -265,6 +272,7 @@ class Federation:
             why=outcome.why,
             asked=tuple(asked),
             epsilon=self.ledger.after(asked, closed=closed).epsilon(self.plan.privacy),
+            next_clip=self._next_clip if closed else 0.0,
         )
         self.history.append(result)
         self.durations = [*self.durations, *outcome.took.values()][-REMEMBERED_DURATIONS:]
@@ -283,7 +291,10 @@ class Federation:
         if outcome.change is not None:
             return {name: np.asarray(value, np.float32) for name, value in outcome.change.items()}
         if privacy.where == "server":
-            return noised_mean([update.delta for update in updates], privacy)
+            deltas = [update.delta for update in updates]
+            if privacy.adapt:
+                privacy, self._next_clip = adapted(deltas, dataclasses.replace(privacy, clip_norm=self.clip_norm))
+            return noised_mean(deltas, privacy)
         believe = dataclasses.replace(self.plan.believe, rate=self.plan.learning_rate)
         return aggregate([self._with_steps(update) for update in updates], rule=self.plan.row.rule, believe=believe)
 
@@ -370,10 +381,10 @@ def make_offer(
         parameters_bytes=len(blob),
         scalars={name: given[name] for name in task.scalars},
         min_rows=plan.min_rows,
-        max_update_bytes=len(blob) * (secure.bits // 16 if secure else 2) // 2 + UPDATE_SLACK_BYTES,
+        max_update_bytes=len(blob) * (2 if secure and secure.bits == 64 else 1) + UPDATE_SLACK_BYTES,
         deadline_s=deadline_s,
         compress=plan.compress,
-        clip_norm=privacy.clip_norm if privacy.where else 0.0,
+        clip_norm=privacy.clip_norm if privacy.where and not privacy.adapt else 0.0,  # else the server must see lengths
         noise=privacy.noise if privacy.where == "device" else 0.0,
         secure=secure,
     )

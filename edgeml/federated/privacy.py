@@ -32,7 +32,9 @@ class Privacy:
 
     `noise` is in clip_norms: of the sum's every value on the server, of an update's on a device. With `sampling` q
     below 1 each device takes part in a round with probability q, drawn in secret, which makes a round cheaper for
-    those who see the models and not who took part. Rounds end before one would pass `max_epsilon`.
+    those who see the models and not who took part. Rounds end before one would pass `max_epsilon`. With `adapt` above
+    0 the clip norm follows the `quantile` of the updates' lengths from round to round (arXiv 1905.03871), and
+    `clip_norm` is the first.
     """
 
     where: Literal["", "device", "server"] = ""
@@ -42,6 +44,8 @@ class Privacy:
     sampling: float = 1.0
     min_cohort: int = 2  # updates in every sum
     max_epsilon: float = 0.0  # 0: any
+    adapt: float = 0.0  # how fast the clip norm moves; .2 is usual
+    quantile: float = 0.5
 
     def __post_init__(self) -> None:
         if not (self.clip_norm > 0 and math.isfinite(self.clip_norm)):
@@ -53,6 +57,8 @@ class Privacy:
                 f"delta {self.delta} and sampling {self.sampling} must be above 0 and at most 1, "
                 f"max_epsilon {self.max_epsilon} at least 0"
             )
+        if not 0 <= self.adapt < math.inf or not 0 < self.quantile < 1:
+            raise UserError(f"adapt {self.adapt} must be 0 or more, and quantile {self.quantile} between 0 and 1")
         if self.min_cohort < 1:
             raise UserError(f"min_cohort {self.min_cohort}: choose 1 device or more")
 
@@ -94,6 +100,20 @@ def noised_mean(updates: Sequence[Mapping[str, np.ndarray]], privacy: Privacy) -
     clipped = [gaussian.clip(update, privacy.clip_norm) for update in updates]
     total = {name: np.sum([update[name] for update in clipped], axis=0) for name in updates[0]}
     return noised_sum(total, privacy, count=len(updates), step=gaussian.grid(privacy.clip_norm))
+
+
+def adapted(updates: Sequence[Mapping[str, np.ndarray]], privacy: Privacy) -> tuple[Privacy, float]:
+    """Return what the round's noise must be, and the clip norm of the next round (arXiv 1905.03871, algorithm 1).
+
+    How many updates are within the clip norm is told with noise of its own, sigma_b = n / 20 but at least `noise`; the
+    sum's is so much larger that both together cost what `noise` alone would: (z^-2 - (2 sigma_b)^-2)^(-1/2).
+    """
+    count, z = len(updates), privacy.noise
+    sigma = max(count / 20, z)
+    within = sum(gaussian.norm(update) <= privacy.clip_norm for update in updates) - count / 2
+    share = (within + float(gaussian.noise((1,), sigma)[0])) / count + 0.5
+    following = privacy.clip_norm * math.exp(-privacy.adapt * (min(max(share, 0.0), 1.0) - privacy.quantile))
+    return replace(privacy, noise=(z**-2 - (2 * sigma) ** -2) ** -0.5), following
 
 
 def noised_sum(total: Mapping[str, np.ndarray], privacy: Privacy, *, count: int, step: float) -> Change:

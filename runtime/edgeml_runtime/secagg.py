@@ -87,9 +87,11 @@ class Member:
         self.phase, self.reason = Phase.KEYS, ""
         self._round, self._me, self._asked, self._identity = offer.round, device, offer.secure, identity
         self._share_key, self._mask_key = X25519PrivateKey.generate(), X25519PrivateKey.generate()
+        self._gone = X25519PrivateKey.generate()  # takes the place of both in the end
         self._seed = os.urandom(masking.KEY_BYTES)
         self._vector = np.zeros(0, masking.ring(self._asked.bits))
         self._public: Mapping[str, bytes] = {}  # two keys of every member
+        self._shared: dict[str, bytes] = {}  # with each member, of the keys for shares
         self._own = b""  # the shares for itself
         self._received: dict[str, bytes] = {}
         self._survivors: tuple[str, ...] = ()
@@ -218,8 +220,9 @@ class Member:
 
     def _cipher(self, sender: str, receiver: str) -> ChaCha20Poly1305:
         other = receiver if sender == self._me else sender
-        public = self._public[other][: masking.KEY_BYTES]
-        return ChaCha20Poly1305(masking.agree(self._share_key, public, purpose=f"share of {sender} for {receiver}"))
+        if other not in self._shared:
+            self._shared[other] = masking.exchange(self._share_key, self._public[other][: masking.KEY_BYTES])
+        return ChaCha20Poly1305(masking.derive(self._shared[other], purpose=f"share of {sender} for {receiver}"))
 
     def _open(self, name: str) -> bytes:
         """Return the two shares that `name` made for this device; b"" when it sent something else."""
@@ -251,4 +254,4 @@ class Member:
     def _forget(self) -> None:
         """Drop what could open this device's update, or another's."""
         self._vector, self._seed, self._own, self._received = self._vector[:0], b"", b"", {}
-        self._share_key = self._mask_key = X25519PrivateKey.generate()
+        self._shared, self._share_key, self._mask_key = {}, self._gone, self._gone

@@ -29,7 +29,7 @@ from edgeml.federated import (
 )
 from edgeml.federated.accountant import epsilon
 from edgeml.federated.combinations import EXCLUSIONS, check_plan, table
-from edgeml.federated.privacy import Ledger, drawn, noised_mean
+from edgeml.federated.privacy import Ledger, adapted, drawn, noised_mean
 from edgeml_runtime.wire import gaussian
 
 SERVER, DEVICE = Privacy(where="server", noise=2.0), Privacy(where="device", noise=2.0)
@@ -178,6 +178,38 @@ def test_chance_decides_who_takes_part_and_too_few_are_an_abandoned_round() -> N
     assert f.history[0].epsilon == 0.0
 
 
+def test_an_adaptive_clip_norm_finds_the_quantile_of_the_lengths() -> None:
+    """A hundred devices whose updates are .1 to 10 long: the norm settles near the median, from far off."""
+    rng = np.random.default_rng(0)
+    updates = [{"w": np.array([length])} for length in rng.uniform(0.1, 10, 100)]
+    privacy = Privacy(where="server", clip_norm=0.1, noise=1.0, adapt=0.3)
+    for _ in range(60):
+        _, following = adapted(updates, privacy)
+        privacy = dataclasses.replace(privacy, clip_norm=following)
+    lengths = sorted(gaussian.norm(update) for update in updates)
+    assert lengths[25] < privacy.clip_norm < lengths[75]
+
+
+def test_what_the_count_tells_is_paid_for_by_more_noise() -> None:
+    """Two Gaussians, of the sum and of the count with sensitivity 1/2, are one of `noise`: 1/z^2 = 1/s^2 + 1/(2b)^2."""
+    for count in (1, 30, 1000):
+        more, _ = adapted([{"w": np.ones(1)}] * count, Privacy(where="server", noise=1.5, adapt=0.2))
+        sigma = max(count / 20, 1.5)
+        assert more.noise**-2 + (2 * sigma) ** -2 == pytest.approx(1.5**-2)
+
+
+def test_an_adaptive_clip_norm_is_remembered_from_round_to_round() -> None:
+    f = a_federation(privacy=Privacy(where="server", clip_norm=100.0, noise=0.1, adapt=1.0))
+    f.begin({"a": 50, "b": 50}, now=0.0)
+    assert f.offer(A_TASK)[0].clip_norm == 0.0, "the server must see how long updates are"
+    for device in "ab":
+        assert f.round is not None
+        f.round.receive(device, an_update(device), 1.0)
+    f.conclude(1.0)
+    assert f.clip_norm == f.history[0].next_clip < 80 and f.closed == 1
+    assert math.isfinite(f.parameters["w"][0])
+
+
 BROKEN = [{"clip_norm": 0.0}, {"noise": 0.0}, {"delta": 1.0}, {"sampling": 0.0}, {"min_cohort": 0}, {"noise": math.inf}]
 
 
@@ -214,6 +246,7 @@ CLASHING: dict[tuple[str, str], dict[str, Any]] = {
     ("differential privacy", "control"): {"privacy": SERVER, "strategy": "scaffold"},
     ("differential privacy", "believe"): {"privacy": SERVER, "believe": Believe(clip_norm=1.0)},
     ("noise on a device", "top-k"): {"privacy": DEVICE, "compress": "sign"},
+    ("an adaptive clip norm", "secure"): {"privacy": dataclasses.replace(SERVER, adapt=0.2), "secure": Masks()},
     ("sampling below 1", "no"): {"privacy": Privacy(sampling=0.5)},
     ("asynchronous rounds", "strategies"): {"mode": "async", "strategy": "scaffold"},
     ("asynchronous rounds", "secure"): {"mode": "async", "privacy": SERVER},

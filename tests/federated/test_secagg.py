@@ -406,4 +406,4 @@ def test_any_threshold_of_shares_is_the_secret(secret: bytes, count: int, data: 
 
 def test_a_public_key_of_small_order_is_refused() -> None:
     with pytest.raises(MalformedMessage, match="nothing can be agreed"):
-        masking.agree(secagg.X25519PrivateKey.generate(), bytes(32), purpose="mask")
+        masking.exchange(secagg.X25519PrivateKey.generate(), bytes(32))

@@ -75,15 +75,19 @@ def mean_of(total: np.ndarray, asked: Secure, shapes: Mapping[str, tuple[int, ..
     return found, weights / most
 
 
-def agree(private: X25519PrivateKey, public: bytes, *, purpose: str) -> bytes:
-    """Return the 32 bytes that both sides of a key agreement derive for `purpose` (X25519, HKDF-SHA256).
+def exchange(private: X25519PrivateKey, public: bytes) -> bytes:
+    """Return what both sides of an X25519 key agreement have, to be given to `derive`.
 
     Raises MalformedMessage for a public key that is none, or of small order.
     """
     try:
-        shared = private.exchange(X25519PublicKey.from_public_bytes(public))
+        return private.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError as error:
         raise MalformedMessage(f"a public key of {len(public)} bytes with which nothing can be agreed") from error
+
+
+def derive(shared: bytes, *, purpose: str) -> bytes:
+    """Return the 32 bytes for `purpose` of a key agreement (HKDF-SHA256)."""
     return HKDF(hashes.SHA256(), KEY_BYTES, None, f"edgeml secure aggregation v1 {purpose}".encode()).derive(shared)
 
 
@@ -97,7 +101,7 @@ def pair_mask(
     private: X25519PrivateKey, public: bytes, size: int, *, dtype: np.dtype[np.unsignedinteger]
 ) -> np.ndarray:
     """Return the mask of a pair of devices, which the one adds and the other subtracts."""
-    return stream(agree(private, public, purpose="mask"), size, dtype)
+    return stream(derive(exchange(private, public), purpose="mask"), size, dtype)
 
 
 def commitment(seed: bytes) -> bytes:
