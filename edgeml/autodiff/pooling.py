@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto
 
 from edgeml.autodiff.builder import GraphBuilder, attributes, describe
 from edgeml.autodiff.convolution import spread_back
@@ -22,9 +22,6 @@ def max_pool(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
     if len(node.output) < 2 or not node.output[1]:
         del node.output[1:]
         node.output.append(g.fresh("places"))
-    if _apart(g, node):
-        kept = {name: value for name, value in attributes(node).items() if name in ("kernel_shape", "strides", "pads")}
-        return (g.op("MaxUnpool", dy, node.output[1], g.op("Shape", x), **kept),)
     flat = g.op("Reshape", g.zeros(x), g.ints([-1]))
     places, values = (g.op("Reshape", name, g.ints([-1])) for name in (node.output[1], dy))
     return (
@@ -33,20 +30,6 @@ def max_pool(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
             g.op("ScatterElements", flat, places, values, axis=0, reduction="add"),
             g.shape_of(x),
         ),
-    )
-
-
-def _apart(g: GraphBuilder, node: NodeProto) -> bool:
-    """Whether no two windows share an element, so that each maximum has one place: onnxruntime has it in floats."""
-    options = attributes(node)
-    usual = options.get("auto_pad", b"NOTSET") == b"NOTSET" and not options.get("ceil_mode", 0)
-    strides = options.get("strides") or [1] * len(options["kernel_shape"])
-    wide = all(step >= size for step, size in zip(strides, options["kernel_shape"], strict=True))
-    return (
-        usual
-        and wide
-        and set(options.get("dilations", [1])) == {1}
-        and g.dtypes.get(node.input[0]) == TensorProto.FLOAT
     )
 
 
