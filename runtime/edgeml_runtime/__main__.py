@@ -6,6 +6,7 @@ onnxruntime is opened only by the commands that need it: the doctor must live wh
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import json
 import logging
@@ -47,7 +48,9 @@ def _enroll(options: argparse.Namespace) -> int:
     host, _, port = options.broker.rpartition(":")
     if not host or not port.isdigit():
         raise AgentRefused(f"--broker {options.broker!r}: write HOST:PORT, for example 192.168.1.10:1883")
+    accept = options.accept.split(",") if options.accept is not None else config.Policy().accept
     settings = Config(
+        policy=config.Policy(accept=tuple(filter(None, accept))),
         device=options.id,
         host=host.strip("[]"),
         port=int(port),
@@ -60,6 +63,9 @@ def _enroll(options: argparse.Namespace) -> int:
         raise AgentRefused(f"an agent runs on {options.state}: stop it, then enroll")
     config.enroll(options.state, settings)
     print(f"enrolled {settings.device} in {options.state}; start it with: edgeml-agent run --state {options.state}")
+    print(
+        f"it takes part in {', '.join(settings.policy.accept) or 'no tasks'}; change that with edgeml-agent task-policy"
+    )
     return 0
 
 
@@ -114,6 +120,24 @@ def _predict(options: argparse.Namespace) -> int:
     return 0
 
 
+def _task_policy(options: argparse.Namespace) -> int:
+    owner, settings = _open("owner"), config.read_config(options.state)
+    if options.set:
+        settings = dataclasses.replace(settings, policy=owner.changed(settings.policy, options.set))
+        config.enroll(options.state, settings)
+    if options.forget:
+        names = owner.forget(options.state, options.forget, most=settings.policy.max_kept_bytes)
+        print(f"forgot what was kept of {', '.join(names) or 'no federation'}", file=sys.stderr)
+    if options.json:
+        _print_json(owner.told(options.state, settings))
+        return 0
+    for line in owner.lines(options.state, settings):
+        print(line)
+    if options.set and config.is_locked(options.state):
+        print("an agent runs here: restart it to have the new policy followed", file=sys.stderr)
+    return 0
+
+
 def _doctor(options: argparse.Namespace) -> int:
     checks = doctor.examine(options.state)
     healthy = all(check.ok for check in checks)
@@ -138,6 +162,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
     "status": _status,
     "predict": _predict,
+    "task-policy": _task_policy,
     "doctor": _doctor,
     "hardware": _hardware,
 }
@@ -166,11 +191,19 @@ def _parser() -> argparse.ArgumentParser:
     enroll.add_argument(
         "--telemetry", type=float, default=config.TELEMETRY_S, metavar="S", help="seconds between reports"
     )
+    enroll.add_argument(
+        "--accept", metavar="KINDS", help=f"of tasks, by commas; all by default: {','.join(config.Policy().accept)}"
+    )
     run = commands.add_parser("run", parents=[shared], help="serve, and follow the server, until SIGTERM")
     run.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     commands.add_parser("status", parents=[told], help="what runs here, and what the last job came to")
     predict = commands.add_parser("predict", parents=[told], help="answers of the current model")
     predict.add_argument("data", metavar="DATA", help="a .csv or .json file, or - for standard input")
+    policy = commands.add_parser("task-policy", parents=[told], help="what a server may ask of this device's rows")
+    policy.add_argument(
+        "--set", action="append", metavar="NAME=VALUE", help="change it: accept=training,drift min_rows=50 clip_norm=1"
+    )
+    policy.add_argument("--forget", metavar="RUN", help="delete what a federation keeps here between rounds, or all")
     commands.add_parser(
         "hardware", parents=[shared], help="what this device is, as JSON: `edgeml devices add NAME --from` reads it"
     )

@@ -311,6 +311,7 @@ class Agent:
     def _close(self) -> None:
         notify("STOPPING=1")
         self.bencher.close()
+        self.trainer.close()
         self._transport.close(encode(Online(online=False, boot_id=self.boot_id)))
         self._http.shutdown()
         self._http.server_close()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import json
 import os
 import signal
@@ -26,15 +25,12 @@ from typing import Any
 import numpy as np
 
 from edgeml_runtime import measure
-from edgeml_runtime.children import available_memory, ended_by, limit
+from edgeml_runtime.children import available_memory, ended_by, stand_back
 from edgeml_runtime.errors import BadDigest, DeviceError, ModelRefused
 from edgeml_runtime.wire import tensors
 from edgeml_runtime.wire.bench import JobResult, NodeTime
 from edgeml_runtime.wire.messages import BenchBlob, BenchJob, BenchTask
 from edgeml_runtime.wire.plain import from_plain, to_plain
-
-NICE = 5  # serving gets three quarters of a core that both want, until the benchmark is interrupted
-PR_SET_PDEATHSIG = 1
 
 
 class Child:
@@ -229,7 +225,7 @@ def main() -> None:
     parser.add_argument("--memory", type=int, default=0, help="bytes of private memory; 0: no limit")
     parser.add_argument("--cpu", type=int, default=0, help="seconds of CPU time; 0: no limit")
     options = parser.parse_args()
-    _limit(options.memory, options.cpu)
+    stand_back(options.memory, options.cpu)
     task = from_plain(BenchTask, json.loads((options.folder / f"{options.task}.json").read_bytes()))
     blobs = {blob.digest: blob for blob in task.blobs}
     done, _ = finished(options.folder, task)
@@ -238,18 +234,6 @@ def main() -> None:
             _append(options.folder, task.task, {"begun": job.name})
             result = perform(options.folder, job, blobs)
             _append(options.folder, task.task, {"done": to_plain(result)})
-
-
-def _limit(memory: int, cpu: int) -> None:
-    """Take little, be the first to go when memory is short, and end with the agent."""
-    os.nice(NICE)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    limit(memory, cpu)
-    before = os.getppid()
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if before == 1:  # the agent was gone already
-        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,16 @@
 agent.json   id, broker, trusted keys, board, policy      http.json   where the running agent listens
 job.json     the last assignment and how far it came      lock        held while an agent runs
 bench.json    the last benchmark and how far it came
-blobs/ slots/ bench/ feedback/ samples.db
+blobs/ slots/ bench/ tasks/ kept/ feedback/ samples.db
 """
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import fcntl
 import json
+import math
 import os
 import re
 from dataclasses import dataclass, field
@@ -24,7 +26,8 @@ from edgeml_runtime.wire.plain import from_plain, to_plain
 from edgeml_runtime.wire.tasks import KINDS
 
 CONFIG, HTTP, JOB, LOCK, BENCH_JOB = "agent.json", "http.json", "job.json", "lock", "bench.json"
-BLOBS, SLOTS, SAMPLES, BENCH, FEEDBACK = "blobs", "slots", "samples.db", "bench", "feedback"
+BLOBS, SLOTS, SAMPLES, BENCH = "blobs", "slots", "samples.db", "bench"
+TASKS, KEPT, FEEDBACK = "tasks", "kept", "feedback"
 TELEMETRY_S = 5.0
 MAX_CONFIG_BYTES = 64 << 10
 _HOURS = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d")
@@ -55,10 +58,30 @@ class Policy:
     min_rows: int = 10  # fewer rows say too much about each of them
     max_update_bytes: int = 16 << 20
     max_kept_bytes: int = 64 << 20  # of all federations together, between their rounds
+    max_task_bytes: int = 64 << 20  # of a graph and its parameters
+    max_task_memory: int = 0  # bytes that a run may reserve; 0: what is free
+    max_task_s: float = 600.0  # of one run
+    tasks_per_day: int = 2000  # runs over local rows in any 24 hours; 0: as many as come
+    operators: tuple[str, ...] = ()  # that a graph may use; empty: the list of edgeml_runtime.vetting
+    templates: tuple[str, ...] = ()  # sha256 of the graphs that may run; empty: any that passes
+    task_keys: tuple[str, ...] = ()  # public keys (hex) that may sign tasks; empty: every trusted one
     clip_norm: float = 0.0  # the longest update that may leave, whatever the server asks; 0: any
     noise: float = 0.0  # the least standard deviation of the noise on each value of an update, in clip_norms
     secure: bool = False  # updates leave under masks only: the server learns their sum, see edgeml_runtime.secagg
     bench: BenchLimits = field(default_factory=BenchLimits)
+
+    def __post_init__(self) -> None:
+        if unknown := sorted({*self.accept} - {*KINDS, "bench"}):
+            raise AgentRefused(f"accept has {unknown[0]!r}; tasks are {', '.join((*KINDS, 'bench'))}")
+        if self.noise and not self.clip_norm:
+            raise AgentRefused(f"noise {self.noise:g} counts in clip_norms, and clip_norm is 0: set it, too")
+        for name in ("templates", "task_keys"):
+            if wrong := [one for one in getattr(self, name) if not _is_key(one)]:
+                raise AgentRefused(f"{name} has {wrong[0][:80]!r}: write all of its 64 hexadecimal digits")
+        for setting in dataclasses.fields(self):
+            value = getattr(self, setting.name)
+            if isinstance(value, int | float) and not 0 <= value < math.inf:
+                raise AgentRefused(f"{setting.name} is {value:g}: give a number of at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)

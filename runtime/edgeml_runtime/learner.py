@@ -80,6 +80,7 @@ class Facts:
     model: str  # that is running, "" when none is
     stored: int = 0  # rows of the newest layout, labelled or not
     key: str = ""  # this device's public key, hex
+    ran_today: int = 0  # tasks over these rows in the last 24 hours
 
 
 class LocalRound:
@@ -115,6 +116,10 @@ class LocalRound:
         policy, rows = self.policy, max(self.policy.min_rows, offer.min_rows)
         if offer.kind not in policy.accept:
             return f"the owner's policy accepts {', '.join(policy.accept) or 'no tasks'}, not {offer.kind}"
+        if policy.templates and offer.graph not in policy.templates:
+            return f"the graph {offer.graph[:12]} is none of the {len(policy.templates)} that the owner has pinned"
+        if policy.tasks_per_day and facts.ran_today >= policy.tasks_per_day:
+            return f"{facts.ran_today} tasks ran here in 24 hours, and the owner's policy allows {policy.tasks_per_day}"
         if offer.model != facts.model:
             return f"the task is for {offer.model}, and {facts.model or 'no model'} runs here"
         if offer.kind in LABELLED and facts.rows < rows:
@@ -124,6 +129,8 @@ class LocalRound:
         if offer.max_update_bytes > policy.max_update_bytes:
             limit = policy.max_update_bytes
             return f"updates of {offer.max_update_bytes:,} bytes, and the owner's policy allows {limit:,}"
+        if (size := offer.graph_bytes + offer.parameters_bytes) > policy.max_task_bytes:
+            return f"a task of {size:,} bytes, and the owner's policy allows {policy.max_task_bytes:,}"
         return outgoing.objection(offer, policy) or secagg.objection(offer, facts.device, facts.key)
 
     def outcome(self, event: str, *, reason: str = "") -> list[Effect]:

@@ -118,6 +118,12 @@ class Samples:
         with self._lock, self._refusals():
             return int(self._db.execute(query, (self._newest_layout(),)).fetchone()[0])
 
+    def layout(self) -> dict[str, tuple[tuple[int, ...], bool]]:
+        """Return, of the newest layout, the shape of one row of each input and whether it is text; no row is read."""
+        with self._lock, self._refusals():
+            found = json.loads(self._newest_layout() or "[]")
+        return {name: (tuple(shape), kind == "string") for name, shape, kind in found}
+
     def usable(self) -> int:
         """Return how many rows `inputs` would return."""
         query = "SELECT count(*) FROM samples WHERE layout = ?"

@@ -53,6 +53,12 @@ class Answer:
     keep: dict[str, np.ndarray] = field(default_factory=dict)  # by name, without `keep.`
 
 
+def count(rows: Rows) -> int:
+    """Return how many rows there are."""
+    inputs, target = rows
+    return len(next(iter(inputs.values()), ())) if target is None else len(target)
+
+
 def takes_labels(inputs: Sequence[TensorSpec]) -> bool:
     """Return whether a graph with these `inputs` wants labelled rows."""
     return any(spec.name == TARGET for spec in inputs)
@@ -157,9 +163,7 @@ def run(
 ) -> Answer:
     """Return what the checked task in `session` gives for `rows`; raise TaskRefused or ShapeMismatch."""
     given = feeds(session.inputs, rows, scalars=scalars, parameters=parameters, kept=kept)
-    local, target = rows
-    count = len(target) if target is not None else len(next(iter(local.values()), ()))
-    return sorted_out(session.outputs, session.run(given), kind=kind, rows=count)
+    return sorted_out(session.outputs, session.run(given), kind=kind, rows=count(rows))
 
 
 def sorted_out(outputs: Sequence[TensorSpec], answers: Arrays, *, kind: TaskKind, rows: int) -> Answer:

@@ -1,7 +1,7 @@
 """The hands of a federated round: fetch the task, run it over the local rows, send the update.
 
-The run happens in a worker thread: predictions and the agent's loop go on. Rows are read only then,
-and nothing but the checked outputs of the task leaves this module.
+The run happens in a child process that a worker thread waits for: predictions and the agent's loop go on, whatever
+the graph does. Nothing but the checked outputs of the task leaves this module.
 """
 
 from __future__ import annotations
@@ -14,23 +14,24 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edgeml_runtime import outgoing, task
-from edgeml_runtime.config import BLOBS, FEEDBACK, Config
+from edgeml_runtime import outgoing
+from edgeml_runtime.config import BLOBS, FEEDBACK, KEPT, TASKS, Config
 from edgeml_runtime.errors import DeviceError, MalformedMessage, TaskRefused
 from edgeml_runtime.feedback import Feedback
+from edgeml_runtime.kept import Kept
 from edgeml_runtime.learner import Effect, Facts, Fetch, LocalRound, Phase, Refuse, Train, Upload
+from edgeml_runtime.ledger import Ledger
 from edgeml_runtime.masker import Masker
 from edgeml_runtime.pull import Pull, Want
 from edgeml_runtime.samples import Samples
 from edgeml_runtime.serving import Serving
-from edgeml_runtime.session import Session
-from edgeml_runtime.task import Limits, Rows
+from edgeml_runtime.task_child import LOG, Order, TaskChild
 from edgeml_runtime.wire import blocks, signed, tensors, topics
-from edgeml_runtime.wire.messages import TaskOffer, UpdateHeader, encode, from_document
+from edgeml_runtime.wire.messages import RunOver, TaskOffer, UpdateHeader, encode, from_document
 from edgeml_runtime.wire.updates import sign_update
 from edgeml_runtime.worker import Outcome, Worker
 
-WHO = "round"
+WHO, SECONDS = "round", "seconds"
 log = logging.getLogger(__name__)
 
 
@@ -73,23 +74,37 @@ class Trainer:
             send=send,
             upload=lambda offer, body: self._publish(offer, body),
         )
+        self._child, self._runs = TaskChild(state, memory=config.policy.max_task_memory), 0
+        self._ledger = Ledger(state / TASKS / LOG)
+        self._kept = Kept(state / KEPT, most=config.policy.max_kept_bytes)
+        self._kept.expire()
 
     def offered(self, envelope: bytes, round_id: str, now: float) -> None:
         """Take a signed offer from the topic of `round_id`; raise WireError when nobody trusted signed it."""
-        offer = from_document(TaskOffer, signed.verify(envelope, self._config.trusted))
+        keys = self._config.policy.task_keys or self._config.trusted
+        document = signed.verify(envelope, keys)
+        if document.get("kind") == "over":
+            self._over(from_document(RunOver, document).run)
+            return
+        offer = from_document(TaskOffer, document)
         if offer.round != round_id:
             raise MalformedMessage(f"an offer of round {offer.round} arrived on the topic of {round_id}")
         running = self._serving.running
         model = running.model if running else ""
         facts = Facts(
-            self._config.device, self._samples.labelled(), model, stored=self._samples.usable(), key=self.masker.public
+            self._config.device,
+            self._samples.labelled(),
+            model,
+            stored=self._samples.usable(),
+            key=self.masker.public,
+            ran_today=self._ledger.today(time.time()),
         )
         self.do(self.machine.offered(offer, facts, now))
 
     def ended(self, outcome: Outcome, now: float) -> None:
         """Take what the worker has done."""
         offer = self.machine.offer
-        if offer is None or outcome.tag != offer.round:
+        if offer is None or outcome.tag != self._tag(offer):
             return
         if outcome.event == "trained":
             self._trained = outcome.value
@@ -102,9 +117,14 @@ class Trainer:
         self.masker.asked(payload, round_id, now)
 
     def tick(self, now: float) -> None:
-        """Let the deadline pass."""
+        """Let the deadline pass, and the child go that has had nothing to do."""
         self.do(self.machine.tick(now))
         self.masker.tick(now)
+        self._child.rest(now)
+
+    def close(self) -> None:
+        """End the child."""
+        self._child.close()
 
     def pulled(self, now: float) -> None:
         """Take note of the progress of `pull`, which the loop drives."""
@@ -130,7 +150,8 @@ class Trainer:
                 case Fetch(offer):
                     self._fetch(offer)
                 case Train(offer):
-                    self._worker.submit(offer.round, "trained", lambda offer=offer: self._train(offer))  # type: ignore[misc]
+                    self._runs += 1
+                    self._submit(offer, self._tag(offer))
                 case Upload(offer):
                     self._upload(offer)
                 case Refuse(offer, reason):
@@ -139,10 +160,17 @@ class Trainer:
         if self.machine.phase is not Phase.FETCHING and self.pull is not None:
             self.pull.close()
             self.pull = None
+        if self.machine.phase is not Phase.TRAINING:
+            self._child.stop()
 
     def keep(self) -> set[str]:
         """Return the digests of blobs that the next round may want again: the graph, not the parameters."""
         return {self.machine.offer.graph} if self.machine.offer else set()
+
+    def _over(self, run: str) -> None:
+        """Forget what was kept for rounds that will not come."""
+        if self._kept.forget(run):
+            log.info("federation %s is over; what was kept of it is deleted", run)
 
     def _fetch(self, offer: TaskOffer) -> None:
         if self.pull is not None:
@@ -154,32 +182,37 @@ class Trainer:
         ]
         self.pull = Pull(self._blobs, wanted)
 
-    def _train(self, offer: TaskOffer) -> Trained:
-        """Run the task once over all the rows it may see. In the worker's thread."""
-        start, policy = time.perf_counter(), self._config.policy
-        session = Session(self._blobs / offer.graph)
-        limits = Limits(min(offer.max_update_bytes, policy.max_update_bytes), policy.max_kept_bytes)
-        task.check_graph(session.inputs, session.outputs, kind=offer.kind, limits=limits)
-        rows = self._rows(labelled=task.takes_labels(session.inputs), needed=max(offer.min_rows, policy.min_rows))
-        parameters = tensors.unpack((self._blobs / offer.parameters).read_bytes())
-        answer = task.run(session, rows, kind=offer.kind, scalars=offer.scalars, parameters=parameters)
-        asked = outgoing.terms(offer, policy)
-        body = outgoing.packed(outgoing.bounded(answer.update, asked), offer, self._feedback)
-        if len(body) > limits.update:
-            raise TaskRefused(f"an update of {len(body):,} bytes, and {limits.update:,} are allowed")
-        return Trained(
-            body, answer.rows, {**outgoing.told(answer.metrics, offer, asked), "seconds": time.perf_counter() - start}
-        )
+    def _submit(self, offer: TaskOffer, tag: str) -> None:
+        self._worker.submit(tag, "trained", lambda: self._train(offer, tag))
 
-    def _rows(self, *, labelled: bool, needed: int) -> Rows:
-        """Return the local rows a task may see; raise TaskRefused when they are fewer than `needed`."""
-        rows: Rows = self._samples.rows() if labelled else (self._samples.inputs(), None)
-        inputs, target = rows
-        count = len(next(iter(inputs.values()), ())) if target is None else len(target)
-        if count < needed:
-            what = "labelled rows, and {} are needed: label more" if labelled else "rows, and {} are needed"
-            raise TaskRefused(f"{count} {what.format(needed)}")
-        return rows
+    def _train(self, offer: TaskOffer, tag: str) -> Trained:
+        """Have the task run once over all the rows it may see. In the worker's thread."""
+        if self.machine.phase is not Phase.TRAINING or tag != self._tag(offer):
+            raise TaskRefused("the round was over before its task began")
+        policy = self._config.policy
+        order = Order(
+            round=offer.round,
+            run=offer.federation,
+            kind=offer.kind,
+            graph=offer.graph,
+            parameters=offer.parameters,
+            scalars=offer.scalars,
+            min_rows=max(offer.min_rows, policy.min_rows),
+            update_bytes=min(offer.max_update_bytes, policy.max_update_bytes),
+            kept_bytes=policy.max_kept_bytes,
+            constant_bytes=policy.max_task_bytes,
+            operators=policy.operators,
+        )
+        ran, update = self._child.run(order, max_s=policy.max_task_s)
+        asked = outgoing.terms(offer, policy)
+        body = outgoing.packed(outgoing.bounded(tensors.unpack(update), asked), offer, self._feedback)
+        if len(body) > order.update_bytes:
+            raise TaskRefused(f"an update of {len(body):,} bytes, and {order.update_bytes:,} are allowed")
+        losses = {name: value for name, value in ran.metrics.items() if name != SECONDS}
+        return Trained(body, ran.rows, {**outgoing.told(losses, offer, asked), SECONDS: ran.metrics[SECONDS]})
+
+    def _tag(self, offer: TaskOffer) -> str:
+        return f"{offer.round}/{self._runs}"
 
     def _upload(self, offer: TaskOffer) -> None:
         trained = self._trained

@@ -55,7 +55,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_version_and_the_help_are_there() -> None:
     assert run("--version").stdout.strip() == f"edgeml-agent {__version__}"
-    for verb in ("enroll", "run", "status", "predict", "doctor"):
+    for verb in ("enroll", "run", "status", "predict", "doctor", "task-policy"):
         done = run(verb, "--help")
         assert done.returncode == 0 and "--state" in done.stdout
     assert run("fly").returncode == 2

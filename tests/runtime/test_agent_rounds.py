@@ -9,8 +9,8 @@ import onnx
 import pytest
 from onnx import helper
 
-from edgeml_runtime.wire import signed, tensors, topics
-from edgeml_runtime.wire.messages import TaskOffer
+from edgeml_runtime.wire import blocks, signed, tensors, topics
+from edgeml_runtime.wire.messages import RunOver, TaskOffer
 from edgeml_runtime.wire.plain import to_plain
 from tests.runtime.agent_kit import (
     KEY,
@@ -155,6 +155,95 @@ def test_what_must_not_be_trained_is_refused_with_its_reason(
     assert why in header.refused and update == {} and header.digest == ""
 
 
+def with_memory() -> bytes:
+    """Return the softmax regression that also counts the rounds it ran here."""
+    proto = onnx.load_model_from_string(softmax_regression())
+    proto.graph.node.append(helper.make_node("Add", ["kept.rounds", "kept.step"], ["keep.rounds"]))
+    proto.graph.node.append(helper.make_node("Identity", ["kept.step"], ["keep.step"]))
+    proto.graph.node.append(helper.make_node("Mul", ["loss.before", "kept.rounds"], ["loss.after"]))
+    for name in ("rounds", "step"):
+        proto.graph.input.append(helper.make_tensor_value_info(f"kept.{name}", FLOAT, []))
+        proto.graph.output.append(helper.make_tensor_value_info(f"keep.{name}", FLOAT, []))
+    proto.graph.output.append(helper.make_tensor_value_info("loss.after", FLOAT, []))
+    onnx.checker.check_model(proto)
+    return bytes(proto.SerializeToString())
+
+
+def a_memory_offer(server: ServerSide, number: int) -> TaskOffer:
+    parameters = tensors.pack({"w": np.zeros((64, 10), np.float32), "step": np.array(1, np.float32)})
+    digest = server.add(parameters)
+    return an_offer(
+        server, graph=with_memory(), round=f"run-{number}", parameters=digest, parameters_bytes=len(parameters)
+    )
+
+
+@pytest.mark.fault
+def test_what_a_task_keeps_comes_back_next_round_also_after_a_kill(learner: Any, server: ServerSide) -> None:
+    agent, *_ = learner
+
+    def rounds_before(number: int) -> int:
+        """Return how many rounds the device remembers when it runs this one."""
+        offer(server, a_memory_offer(server, number))
+        header, update = server.upload("pi-1")
+        assert header.refused == "" and list(update) == ["delta.w"]  # nothing that is kept has left
+        return round(header.metrics["loss.after"] / header.metrics["loss.before"])
+
+    assert [rounds_before(1), rounds_before(2)] == [0, 1]
+    agent.kill()
+    agent.start()
+    until(lambda: agent.status()["broker"]["connected"], "the broker")
+    assert [rounds_before(2), rounds_before(3)] == [1, 2]  # the second once more, as before
+    assert "run: " in agent.command("task-policy").stdout
+    server.publish(topics.task("run"), signed.sign(to_plain(RunOver(run="run")), KEY))
+    until(lambda: not list((agent.state / "kept").glob("*.safetensors")), "the end of the memory")
+    assert rounds_before(4) == 0
+    told = agent.command("task-policy", "--forget", "run")
+    assert told.returncode == 0 and not list((agent.state / "kept").glob("*.safetensors"))
+    assert [line.split()[4] for line in told.stdout.splitlines() if line.startswith("ran ")] == [
+        "run-1", "run-2", "run-2", "run-3", "run-4",
+    ]  # fmt: skip
+
+
+def restarted(agent: AgentProcess, *settings: str) -> None:
+    """Give `agent` another policy."""
+    agent.stop()
+    done = agent.command("task-policy", *(word for setting in settings for word in ("--set", setting)))
+    assert done.returncode == 0, done.stderr
+    agent.start()
+    until(lambda: agent.status()["broker"]["connected"], "the broker")
+
+
+def test_only_pinned_graphs_run_and_only_so_many_a_day(learner: Any, server: ServerSide) -> None:
+    agent, *_ = learner
+    restarted(agent, f"templates={blocks.digest_of(softmax_regression())}", "tasks_per_day=1")
+    offer(server, an_offer(server, graph=confusion(), kind="evaluation", round="r-1"))
+    assert "is none of the 1 that the owner has pinned" in server.upload("pi-1")[0].refused
+    offer(server, an_offer(server, round="r-2"))
+    assert server.upload("pi-1")[0].refused == ""
+    offer(server, an_offer(server, round="r-3"))
+    assert "1 tasks ran here in 24 hours, and the owner's policy allows 1" in server.upload("pi-1")[0].refused
+
+
+def test_tasks_may_need_a_key_of_their_own(learner: Any, server: ServerSide) -> None:
+    agent, *_ = learner
+    restarted(agent, f"task_keys={signed.public_hex(STRANGER)}")
+    offer(server, an_offer(server, round="r-1"))
+    until(lambda: "BadSignature" in agent.status()["malformed"]["last"], "the refusal")
+    offer(server, an_offer(server, round="r-2"), key=STRANGER)
+    assert server.upload("pi-1")[0].refused == ""
+
+
+def test_a_task_that_takes_its_process_down_leaves_the_agent_serving(learner: Any, server: ServerSide) -> None:
+    agent, *_ = learner
+    restarted(agent, "max_task_s=2")
+    offer(server, an_offer(server, graph=slow_task(turns=1_000_000), deadline_s=60.0))
+    header, _ = server.upload("pi-1")
+    assert "Timeout: not done within 2 s" in header.refused
+    assert len(agent.predict(ROWS)["labels"]) == 3
+    offer(server, an_offer(server, round="r-2"))
+    assert server.upload("pi-1")[0].refused == ""
+
+
 @pytest.mark.fault
 def test_a_task_that_nobody_trusted_signed_is_not_even_fetched(learner: Any, server: ServerSide) -> None:
     agent, *_ = learner
@@ -193,7 +282,7 @@ def confusion() -> bytes:
     )
 
 
-def slow_task() -> bytes:
+def slow_task(turns: int = 400) -> bytes:
     """Return the softmax regression behind a loop that multiplies matrices for a second or so."""
     proto = onnx.load_model_from_string(softmax_regression())
     body = helper.make_graph(
@@ -216,7 +305,7 @@ def slow_task() -> bytes:
     )
     constants = {
         "eye": np.eye(300, dtype=np.float32),
-        "times": np.array(1500, np.int64),
+        "times": np.array(turns, np.int64),
         "true": np.array(True),
         "zero": np.array(0, np.float32),
     }

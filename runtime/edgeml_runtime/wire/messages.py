@@ -170,6 +170,15 @@ class TaskOffer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunOver:
+    """Signed, on the `task` topic of the run: no round of it will follow, so nothing is kept for one."""
+
+    schema: int = SCHEMA
+    kind: Literal["over"] = "over"
+    run: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class UpdateHeader:
     """First message on a round's `up` topic; the blocks of safetensors `digest` follow: outputs by their names.
 
@@ -263,8 +272,21 @@ class BenchStatus:
     size: int = 0
 
 
-Message = Assignment | Reported | Online | BlockRequest | Metrics | TaskOffer | UpdateHeader | BenchTask | BenchStatus
-M = TypeVar("M", Assignment, Reported, Online, BlockRequest, Metrics, TaskOffer, UpdateHeader, BenchTask, BenchStatus)
+Message = (
+    Assignment
+    | Reported
+    | Online
+    | BlockRequest
+    | Metrics
+    | TaskOffer
+    | RunOver
+    | UpdateHeader
+    | BenchTask
+    | BenchStatus
+)
+M = TypeVar(
+    "M", Assignment, Reported, Online, BlockRequest, Metrics, TaskOffer, RunOver, UpdateHeader, BenchTask, BenchStatus
+)
 
 _CBOR = (BlockRequest, Metrics, UpdateHeader, BenchStatus)
 MAX_BYTES: dict[type, int] = {
@@ -274,6 +296,7 @@ MAX_BYTES: dict[type, int] = {
     BlockRequest: 16 << 10,
     Metrics: 64 << 10,
     TaskOffer: 60 << 10,
+    RunOver: 4 << 10,
     UpdateHeader: 16 << 10,
     BenchTask: 60 << 10,
     BenchStatus: 4 << 10,

@@ -1,0 +1,191 @@
+"""A task on made-up rows before it sees a true one: does its answer hang on all rows, or on a few?
+
+    sums       the answer for two heaps of rows is the sum of the answers for each: f(A + B) = f(A) + f(B)
+    training   changing one row of many changes each part of the update, for most rows
+
+Copies of rows (Identity, Slice, Gather, one-hot times X, sorting, a loop over places) fail the one, and updates made of
+chosen rows the other. It is a trip-wire and no proof: a graph can tell made-up rows from true ones, and pick rows by
+what is in them. See docs/agent.md, Trust.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from edgeml_runtime import task
+from edgeml_runtime.errors import DeviceError, TaskRefused
+from edgeml_runtime.session import Session
+from edgeml_runtime.task import Answer, Rows
+from edgeml_runtime.wire.manifest import TensorSpec
+from edgeml_runtime.wire.tasks import DELTA, TARGET, TaskKind
+
+HEAP, LEAST, MOST = 13, 24, 128  # rows: of one heap of two; of training, some ten runs
+TRIALS = 4  # one could come out well by chance
+SUM_RTOL = 1e-4  # of the largest value of an output: float32 sums in another order
+PROBES, ENOUGH = 5, 2  # rows changed at first, and how many of them may change nothing before all are looked at
+SILENT_SHARE = 0.6  # of all rows: more of them without any effect on a part of the update is no training
+SILENT = 1e-7  # of the largest value of that part
+RATE = "lr"
+WORDS = np.array(["", "a", "b", "no"], dtype=object)
+Layout = Mapping[str, tuple[tuple[int, ...], bool]]  # input -> shape of one row, whether it is text
+
+
+@dataclass(frozen=True)
+class Play:
+    """What is rehearsed: the loaded task and all that it is given but rows."""
+
+    session: Session
+    kind: TaskKind
+    scalars: Mapping[str, float]
+    parameters: Mapping[str, np.ndarray]
+    layout: Layout
+    examples: Mapping[str, np.ndarray] = field(default_factory=dict)  # rows of the release, by input; of no device
+
+
+@dataclass(frozen=True)
+class Sort:
+    """One way to make rows up: the numbers of a tensor, or columns as the examples have them; the rate to train at."""
+
+    numbers: Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
+    rate: float = 1.0  # times the offer's: training must not diverge on rows that are unlike the true ones
+    like_examples: bool = False
+
+
+def rehearse(play: Play) -> None:
+    """Raise TaskRefused when the task fails on made-up rows of every sort: its answer would point at single rows."""
+    judge = _train if play.kind == "training" else _add
+    objections = []
+    for sort in SORTS:
+        if sort.like_examples and not play.examples.keys() >= play.layout.keys():
+            continue
+        scalars = {name: value * (sort.rate if name == RATE else 1.0) for name, value in play.scalars.items()}
+        try:
+            objection = judge(replace(play, scalars=scalars), sort)
+        except DeviceError as error:
+            objection = f"the task does not run on made-up rows: {error}"
+        if not objection:
+            return
+        objections.append(objection)
+    raise TaskRefused(objections[0])
+
+
+def _add(play: Play, sort: Sort) -> str:
+    """Return why the outputs are no sums over rows, or ""."""
+    rng = np.random.default_rng(secrets.randbits(128))
+    for _ in range(TRIALS):
+        first, second = (_rows(play, HEAP, sort, rng) for _ in range(2))
+        whole, *parts = (_run(play, rows).update for rows in (_joined(first, second), first, second))
+        for name, value in whole.items():
+            halves = [part[name].astype(np.float64) for part in parts]
+            off = float(np.max(np.abs(value - sum(halves)), initial=0.0))
+            scale = max(float(np.max(np.abs(array), initial=0.0)) for array in (value, *halves))
+            if off > SUM_RTOL * scale:
+                return (
+                    f"output {name!r} is no sum over rows: for {2 * HEAP} made-up rows it is up to {off:.3g} off what "
+                    f"their halves give together, so it could carry rows away"
+                )
+    return ""
+
+
+def _train(play: Play, sort: Sort) -> str:
+    """Return which part of the update, or which loss, hangs on a few rows only, or ""."""
+    rng = np.random.default_rng(secrets.randbits(128))
+    count = _enough(play)
+    rows, *other = (_rows(play, count, sort, rng) for _ in range(1 + TRIALS))
+    start, others = _parts(play, rows), other[0]
+    ends = [_parts(play, some) for some in other]
+    moving = [name for name in start if any(_moved(start[name], end[name]) for end in ends)]
+    order = rng.permutation(count)
+    silent = dict.fromkeys(moving, 0)
+    for tried, index in enumerate(order, 1):
+        changed = _parts(play, _exchanged(rows, others, index))
+        for name in moving:
+            silent[name] += not _moved(start[name], changed[name])
+        if tried == PROBES and max(silent.values(), default=0) < ENOUGH:
+            return ""
+    worst = max(silent, key=lambda name: silent[name], default="")
+    if not worst or silent[worst] <= SILENT_SHARE * count:
+        return ""
+    return (
+        f"output {worst!r} follows single rows: of {count} made-up rows, changed one at a time, {silent[worst]} had no "
+        f"effect on it, so it could carry the others away"
+    )
+
+
+def _enough(play: Play) -> int:
+    """Return so many rows that those which fit into the largest part of an update are a quarter of them."""
+    width = max(1, sum(math.prod(shape) for shape, text in play.layout.values() if not text))
+    largest = max((math.prod(s.shape) for s in play.session.outputs if s.name.startswith(DELTA)), default=0)
+    return max(LEAST, min(MOST, 4 * (largest // width)))
+
+
+def _parts(play: Play, rows: Rows) -> dict[str, np.ndarray]:
+    """Return all that would leave: the update, and the losses."""
+    answer = _run(play, rows)
+    return answer.update | {name: np.asarray(loss) for name, loss in answer.metrics.items()}
+
+
+def _moved(before: np.ndarray, after: np.ndarray) -> bool:
+    scale = float(np.max(np.abs(before), initial=0.0))
+    return bool(np.max(np.abs(before - after), initial=0.0) > SILENT * scale)
+
+
+def _run(play: Play, rows: Rows) -> Answer:
+    return task.run(play.session, rows, kind=play.kind, scalars=play.scalars, parameters=play.parameters)
+
+
+def _rows(play: Play, count: int, sort: Sort, rng: np.random.Generator) -> Rows:
+    """Return `count` made-up rows of the device's layout, with targets when the task takes them."""
+    inputs = {name: _tensor(play, name, count, sort, rng) for name in play.layout}
+    wanted = _target(play.session.inputs)
+    if wanted is None:
+        return inputs, None
+    classes = wanted.dtype.startswith("int")
+    return inputs, rng.integers(0, 2, count) if classes else sort.numbers(rng, (count,)).astype(np.float32)
+
+
+def _tensor(play: Play, name: str, count: int, sort: Sort, rng: np.random.Generator) -> np.ndarray:
+    shape, text = play.layout[name]
+    if sort.like_examples and (examples := play.examples[name]).shape[1:] == shape and len(examples):
+        flat = examples.reshape(len(examples), -1)  # each cell from its own column, so that no row is an example
+        places = rng.integers(0, len(flat), (count, flat.shape[1]))
+        return np.take_along_axis(flat, places, axis=0).reshape(count, *shape)
+    if text:
+        return rng.choice(WORDS, (count, *shape))
+    return sort.numbers(rng, (count, *shape)).astype(np.float32)
+
+
+def _target(inputs: Sequence[TensorSpec]) -> TensorSpec | None:
+    return next((spec for spec in inputs if spec.name == TARGET), None)
+
+
+def _joined(first: Rows, second: Rows) -> Rows:
+    inputs = {name: np.concatenate([array, second[0][name]]) for name, array in first[0].items()}
+    both = first[1] is not None and second[1] is not None
+    return inputs, np.concatenate([first[1], second[1]]) if both else None  # type: ignore[list-item]
+
+
+def _exchanged(rows: Rows, others: Rows, index: int) -> Rows:
+    """Return `rows` with the one at `index` taken from `others`."""
+    at = np.arange(task.count(rows)) == index
+    inputs = {
+        name: np.where(at.reshape(-1, *[1] * (array.ndim - 1)), others[0][name], array)
+        for name, array in rows[0].items()
+    }
+    if rows[1] is None or others[1] is None:
+        return inputs, None
+    return inputs, np.where(at, others[1], rows[1])
+
+
+SORTS = (  # an honest task runs well on one of them: as in the release, standardized, shares, small whole numbers
+    Sort(lambda rng, shape: rng.normal(size=shape), like_examples=True),
+    Sort(lambda rng, shape: rng.normal(size=shape)),
+    Sort(lambda rng, shape: rng.uniform(size=shape), 1e-2),
+    Sort(lambda rng, shape: rng.integers(0, 4, shape).astype(np.float64), 1e-2),
+    Sort(lambda rng, shape: rng.normal(size=shape), 1e-5),
+)

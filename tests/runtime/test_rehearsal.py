@@ -1,0 +1,85 @@
+"""Every task that edgeml itself makes passes the checks of a device: its operators, its shapes, its rehearsal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from edgeml import tasks
+from edgeml.artifacts import Task
+from edgeml.autodiff import SGD, Shaping, training_step
+from edgeml.tasks import Local
+from edgeml.tasks.statistics import FAMILIES, begin
+from edgeml_runtime.errors import TaskRefused
+from edgeml_runtime.rehearsal import Layout, Play, rehearse
+from edgeml_runtime.session import Session
+from edgeml_runtime.task import Limits, check_graph
+from edgeml_runtime.vetting import Allowed, vet
+from tests.runtime.graphs import FLOAT, mlp, model
+from tests.tasks.fleet import split, sums
+from tests.tasks.pooled import CASES
+
+LIMITS = Limits(update=16 << 20)
+PROXIMAL, CONTROL = Shaping(proximal=True), Shaping(control=True)
+LOCALS = {
+    "plain": (Local(), Shaping()),
+    "fedprox": (Local(), PROXIMAL),
+    "scaffold": (Local(), CONTROL),
+    "fedper": (Local(personal=["w2", "b2"]), Shaping()),
+    "ditto": (Local(copy=True), PROXIMAL),
+    "decay": (Local(decay=True), Shaping()),
+}
+
+
+def pass_all(task: Task, layout: Layout, *, scalars: Mapping[str, float] | None = None) -> None:
+    """Raise TaskRefused when a device would not run `task`."""
+    vet(task.data, Allowed())
+    session = Session(task.data)
+    check_graph(session.inputs, session.outputs, kind=task.kind, limits=LIMITS)
+    rehearse(Play(session, task.kind, scalars or {}, {**task.parameters, **task.controls}, layout))
+
+
+@pytest.mark.parametrize("name", LOCALS)
+def test_training_of_every_form_passes(name: str) -> None:
+    local, shaping = LOCALS[name]
+    step = training_step(mlp(), loss="softmax_cross_entropy", optimizer=SGD(momentum=local.momentum), shaping=shaping)
+    task = tasks.training(step, epochs=2, batch_size=16, local=local)
+    pass_all(task, {"numeric": ((64,), False)}, scalars={"lr": 0.1, "seed": 3.0, "mu": 0.1, "lr.decay": 0.9})
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_statistics_of_every_family_pass(name: str) -> None:
+    family, case = FAMILIES[name], CASES[name][0]
+    study, fleet = begin(case.estimator, case.shape(family.target)), split(case.rows(family.target))
+    for _ in range(2):  # the first round often asks another question than all that follow
+        if not study.done:
+            task = study.task()
+            pass_all(task, {"x": ((case.features.shape[1],), False)})
+            study = study.take(sums(task, fleet))
+
+
+def far_from_nought() -> Task:
+    """Return the training of a linear model whose columns are near a million, where the model looks for them."""
+    nodes = [
+        helper.make_node("Sub", ["numeric", "mean"], ["z"]),
+        helper.make_node("MatMul", ["z", "w"], ["prediction"]),
+    ]
+    weights = {"mean": np.full(8, 1e6, np.float32), "w": np.zeros((8, 1), np.float32)}
+    inputs, outputs = [("numeric", FLOAT, ["rows", 8])], [("prediction", FLOAT, ["rows", 1])]
+    step = training_step(
+        model(nodes, inputs, outputs=outputs, weights=weights), loss="mse", optimizer=SGD(), trainable=["w"]
+    )
+    return tasks.training(step, epochs=30, batch_size=8)
+
+
+def test_rows_are_made_up_of_the_columns_of_the_release_where_others_would_make_training_diverge() -> None:
+    task = far_from_nought()
+    rows = (1e6 + np.random.default_rng(0).normal(size=(16, 8))).astype(np.float32)
+    play = Play(Session(task.data), "training", {"lr": 0.01, "seed": 0.0}, task.parameters, {"numeric": ((8,), False)})
+    with pytest.raises(TaskRefused, match="does not run on made-up rows: training diverged"):
+        rehearse(play)
+    rehearse(replace(play, examples={"numeric": rows}))
