@@ -26,7 +26,8 @@ from edgeml.registry.records import FAILED, RUNNING, SUCCEEDED
 from edgeml.server.asynchronous import Asynchronous
 from edgeml.server.course import Arrays, Course, GiveUp, Kept, RoundEnd, Shop, Synchronous, Work
 from edgeml.server.learner import Learner, Retrain
-from edgeml_runtime.wire import DeviceError, tensors
+from edgeml_runtime.wire import DeviceError, signed, tensors, topics
+from edgeml_runtime.wire.messages import RunOver
 from edgeml_runtime.wire.plain import from_plain, to_plain
 
 KEEP_S = 1.0  # at least so often is an open round written down: what it has waited for is not waited for again
@@ -236,6 +237,8 @@ class Rounds:
         self.record = dataclasses.replace(self.record, state=state, detail=detail)
         self._save()
         self._shop.registry.journals.forget(self.record.id)
+        over = signed.sign(to_plain(RunOver(run=self.record.id)), self._shop.registry.signing_key())
+        self._shop.publish(topics.task(self.record.id), over, qos=1)  # devices keep nothing for rounds that never come
 
     def _save(self) -> None:
         self._shop.registry.fleet.update_federation(self.record)

@@ -13,12 +13,13 @@ import contextlib
 import functools
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,17 +31,17 @@ from edgeml_runtime.config import BLOBS, KEPT, SAMPLES, SLOTS, TASKS, write_atom
 from edgeml_runtime.errors import DeviceError, MalformedMessage, TaskRefused
 from edgeml_runtime.kept import Kept
 from edgeml_runtime.ledger import Ledger
+from edgeml_runtime.memory import give_back
 from edgeml_runtime.rehearsal import Play, rehearse
 from edgeml_runtime.samples import Samples
 from edgeml_runtime.session import Session
-from edgeml_runtime.slots import Slots
 from edgeml_runtime.task import Limits, Rows
 from edgeml_runtime.vetting import OPERATORS, Allowed, vet
 from edgeml_runtime.wire import tensors
 from edgeml_runtime.wire.plain import from_plain, to_plain
 from edgeml_runtime.wire.tasks import TaskKind
 
-IDLE_S = 20.0
+IDLE_S, REST_S = 20.0, 0.3
 INPUT = "input."  # prefix of a release's example rows among its goldens
 UPDATE, LOG, ERRORS = "update.safetensors", "ran.jsonl", "child.err"
 MAX_ANSWER = 64 << 10  # bytes of the line that comes back
@@ -226,10 +227,10 @@ def _loaded(path: Path, operators: tuple[str, ...], constant_bytes: int) -> Sess
 
 def _examples(state: Path) -> dict[str, np.ndarray]:
     """Return the inputs of the goldens of the release that serves here, by name; {} where there are none."""
-    slot = Slots(state / SLOTS).current
-    if slot is None or not slot.goldens.is_file():
+    path = state / SLOTS / "current" / "goldens.safetensors"  # edgeml_runtime.slots would bring cryptography along
+    if not path.is_file():
         return {}
-    arrays = tensors.unpack(slot.goldens.read_bytes())
+    arrays = tensors.unpack(path.read_bytes())
     return {name.removeprefix(INPUT): array for name, array in arrays.items() if name.startswith(INPUT)}
 
 
@@ -251,13 +252,23 @@ def main() -> None:
     stand_back(options.memory, 0)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # nothing but answers may come where the agent reads them
-    for line in sys.stdin.buffer:
+    for line in _orders():
         try:
             ran = perform(options.state, from_plain(Order, json.loads(line)))
         except MalformedMessage as error:
             ran = Ran(reason=error.reason, detail=str(error)[:300])
         answers.write(json.dumps(to_plain(ran)).encode() + b"\n")
         answers.flush()
+
+
+def _orders() -> Iterator[bytes]:
+    """Yield the lines of standard input; where the next one is not there at once, first give memory back."""
+    while True:
+        if not select.select([sys.stdin], [], [], REST_S)[0]:
+            give_back()
+        if not (line := sys.stdin.buffer.readline()):
+            return
+        yield line
 
 
 if __name__ == "__main__":

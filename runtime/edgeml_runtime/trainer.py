@@ -84,7 +84,7 @@ class Trainer:
         keys = self._config.policy.task_keys or self._config.trusted
         document = signed.verify(envelope, keys)
         if document.get("kind") == "over":
-            self._over(from_document(RunOver, document).run)
+            self._over(from_document(RunOver, document).run, round_id)
             return
         offer = from_document(TaskOffer, document)
         if offer.round != round_id:
@@ -167,8 +167,10 @@ class Trainer:
         """Return the digests of blobs that the next round may want again: the graph, not the parameters."""
         return {self.machine.offer.graph} if self.machine.offer else set()
 
-    def _over(self, run: str) -> None:
+    def _over(self, run: str, named: str) -> None:
         """Forget what was kept for rounds that will not come."""
+        if run != named:
+            raise MalformedMessage(f"the end of federation {run} arrived on the topic of {named}")
         if self._kept.forget(run):
             log.info("federation %s is over; what was kept of it is deleted", run)
 

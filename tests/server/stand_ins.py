@@ -152,7 +152,10 @@ class Device:
         self.report(JobStatus(job=assignment.job, state="SUCCEEDED", progress=1.0))
 
     def _learn(self, payload: bytes) -> None:
-        offer = messages.from_document(TaskOffer, signed.verify(payload, self.trusted))
+        document = signed.verify(payload, self.trusted)
+        if document["kind"] == "over":
+            return
+        offer = messages.from_document(TaskOffer, document)
         if self.name not in offer.cohort:
             return
         self.on_offer(offer)
