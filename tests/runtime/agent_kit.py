@@ -15,7 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -181,22 +181,31 @@ class ServerSide:
 
     def upload(self, device: str) -> tuple[UpdateHeader, dict[str, np.ndarray]]:
         """Return the next whole upload (or refusal) of `device`."""
-        header, parts = None, {}
+        return self.answers([device])[device]
+
+    def answers(self, devices: Iterable[str]) -> dict[str, tuple[UpdateHeader, dict[str, np.ndarray]]]:
+        """Return the next whole upload (or refusal) of each of `devices`."""
+        wanted, found = set(devices), dict[str, tuple[UpdateHeader, dict[str, np.ndarray]]]()
+        headers = dict[str, UpdateHeader]()
+        parts: dict[str, dict[int, bytes]] = {device: {} for device in wanted}
         deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and found.keys() != wanted:
             with contextlib.suppress(queue.Empty):
-                sender, payload = self.uploads.get(timeout=0.5)
-                assert sender == device
+                device, payload = self.uploads.get(timeout=0.5)
+                assert device in wanted
                 if blocks.is_block(payload):
                     block = blocks.decode(payload)
-                    parts[block.index] = block.data
+                    parts[device][block.index] = block.data
                 else:
-                    header = messages.decode(UpdateHeader, payload)
-                if header is not None and len(parts) == blocks.count(header.size):
-                    body = b"".join(parts[i] for i in sorted(parts))
+                    headers[device] = messages.decode(UpdateHeader, payload)
+                header = headers.get(device)
+                if header is not None and len(parts[device]) == blocks.count(header.size):
+                    body = b"".join(data for _, data in sorted(parts[device].items()))
                     assert header.refused or blocks.digest_of(body) == header.digest
-                    return header, tensors.unpack(body) if body else {}
-        pytest.fail(f"no upload of {device}")
+                    found[device] = header, tensors.unpack(body) if body else {}
+        if found.keys() != wanted:
+            pytest.fail(f"no upload of {', '.join(sorted(wanted - found.keys()))}")
+        return found
 
     def close(self) -> None:
         self.client.disconnect()

@@ -1,0 +1,78 @@
+"""A study over real agents and a real broker: their sums fit the estimator that scikit-learn fits on all rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.naive_bayes import GaussianNB
+
+from edgeml.artifacts import Task
+from edgeml.federated import check_outputs
+from edgeml.tasks.program import Columns
+from edgeml.tasks.statistics import begin
+from edgeml_runtime.wire import signed, tensors, topics
+from edgeml_runtime.wire.messages import TaskOffer
+from edgeml_runtime.wire.plain import to_plain
+from tests.runtime.agent_kit import KEY, AgentProcess, Mosquitto, ServerSide, deploy, needs_mosquitto
+from tests.tasks.pooled import rows_of
+
+pytestmark = [pytest.mark.broker, needs_mosquitto]
+X, Y = (part[:300] for part in rows_of("digits"))
+SHARES = {"pi-1": slice(0, 60), "pi-2": slice(60, 300)}
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, broker: Mosquitto, server: ServerSide) -> Iterator[None]:
+    """Run an agent for each share of the digits."""
+    agents = {name: AgentProcess(tmp_path, broker.port, device=name) for name in SHARES}
+    try:
+        for name, agent in agents.items():
+            deploy(agent.start(), server, "one", seq=1)
+            rows, targets = X[SHARES[name]].tolist(), [str(label) for label in Y[SHARES[name]]]
+            told = agent.call("/samples", {"rows": rows, "targets": targets})
+            assert told["labelled"] == len(targets)
+        yield
+    finally:
+        for agent in agents.values():
+            agent.kill()
+
+
+def ask(server: ServerSide, task: Task, number: int) -> dict[str, np.ndarray]:
+    """Return the sum of what the agents answer to one task."""
+    parameters = tensors.pack(task.parameters)
+    offer = TaskOffer(
+        round=f"study-{number}",
+        run="study",
+        kind=task.kind,
+        model="digits",
+        cohort=tuple(SHARES),
+        graph=server.add(task.data),
+        graph_bytes=len(task.data),
+        parameters=server.add(parameters),
+        parameters_bytes=len(parameters),
+        scalars={},
+        min_rows=10,
+        max_update_bytes=1 << 20,
+        deadline_s=30.0,
+    )
+    server.publish(topics.task(offer.round), signed.sign(to_plain(offer), KEY))
+    answers = server.answers(SHARES)
+    assert {name: header.refused for name, (header, _) in answers.items()} == dict.fromkeys(SHARES, "")
+    checked = [check_outputs(arrays, task.outputs) for _, arrays in answers.values()]
+    return {name: np.sum([one[name] for one in checked], axis=0, dtype=np.float64) for name in task.outputs}
+
+
+@pytest.mark.usefixtures("fleet")
+def test_a_study_over_agents_ends_in_what_scikit_learn_fits_on_all_rows(server: ServerSide) -> None:
+    columns = Columns(features=64, classes=tuple(range(10)))
+    study, rounds = begin(GaussianNB(), columns), 0
+    while not study.done:
+        rounds += 1
+        study = study.take(ask(server, study.task(), rounds))
+    found, pooled = study.result(), GaussianNB().fit(X.astype(np.float64), Y)
+    np.testing.assert_allclose(found.theta_, pooled.theta_, atol=1e-12)
+    np.testing.assert_allclose(found.var_, pooled.var_, atol=1e-9)
+    assert rounds >= 2
