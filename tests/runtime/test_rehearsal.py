@@ -12,16 +12,19 @@ from onnx import helper
 from edgeml import tasks
 from edgeml.artifacts import Task
 from edgeml.autodiff import SGD, Shaping, training_step
-from edgeml.tasks import Local
+from edgeml.tasks import Local, boosting
 from edgeml.tasks.statistics import FAMILIES, begin
+from edgeml.tasks.study import Study
 from edgeml_runtime.errors import TaskRefused
 from edgeml_runtime.rehearsal import Layout, Play, rehearse
 from edgeml_runtime.session import Session
 from edgeml_runtime.task import Limits, check_graph
 from edgeml_runtime.vetting import Allowed, vet
 from tests.runtime.graphs import FLOAT, mlp, model
-from tests.tasks.fleet import split, sums
+from tests.tasks.fleet import Rows, split, sums
 from tests.tasks.pooled import CASES
+from tests.tasks.test_boosting import CASES as BOOSTED
+from tests.tasks.test_boosting import columns_of
 
 LIMITS = Limits(update=16 << 20)
 PROXIMAL, CONTROL = Shaping(proximal=True), Shaping(control=True)
@@ -51,15 +54,26 @@ def test_training_of_every_form_passes(name: str) -> None:
     pass_all(task, {"numeric": ((64,), False)}, scalars={"lr": 0.1, "seed": 3.0, "mu": 0.1, "lr.decay": 0.9})
 
 
+def pass_rounds(study: Study, rows: Rows, rounds: int) -> None:
+    """Take the first `rounds` of `study` over devices that hold `rows`, as long as they would run its tasks."""
+    fleet = split(rows)
+    for _ in range(rounds):
+        if not study.done:
+            task = study.task()
+            pass_all(task, {"x": (rows["x"].shape[1:], False)})
+            study = study.take(sums(task, fleet))
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_statistics_of_every_family_pass(name: str) -> None:
     family, case = FAMILIES[name], CASES[name][0]
-    study, fleet = begin(case.estimator, case.shape(family.target)), split(case.rows(family.target))
-    for _ in range(2):  # the first round often asks another question than all that follow
-        if not study.done:
-            task = study.task()
-            pass_all(task, {"x": ((case.features.shape[1],), False)})
-            study = study.take(sums(task, fleet))
+    pass_rounds(begin(case.estimator, case.shape(family.target)), case.rows(family.target), 2)
+
+
+@pytest.mark.parametrize("case", ["regression, missing", "multiclass"])
+def test_boosting_passes_from_its_edges_to_its_second_tree(case: str) -> None:
+    estimator, rows, _ = BOOSTED[case]
+    pass_rounds(boosting.begin(estimator, columns_of(case)), rows, 12)
 
 
 def far_from_nought() -> Task:
