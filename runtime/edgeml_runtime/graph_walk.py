@@ -158,7 +158,8 @@ def _ints(value: int | memoryview, most: int = 1 << 16) -> list[int]:
     """Return the integers of a field, which may be packed, as signed ones; no more than `most` of them."""
     if isinstance(value, int):
         return [_signed(value)]
-    found, at = [], 0
+    found: list[int] = []
+    at = 0
     while at < len(value) and len(found) < most:
         number, at = _varint(value, at)
         found.append(_signed(number))

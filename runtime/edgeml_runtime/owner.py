@@ -88,7 +88,7 @@ def lines(state: Path, config: Config, *, now: float | None = None) -> Iterator[
     policy, facts = config.policy, told(state, config, now=now)
     yield f"{config.device}: what its owner lets a server do with its rows and its time"
     yield ""
-    for kind, what in {**KINDS, "bench": BENCH}.items():
+    for kind, what in [*KINDS.items(), ("bench", BENCH)]:
         yield f"  {'yes' if kind in policy.accept else 'no':4}{kind:13}{what}"
     yield ""
     for name, text in _terms(policy, facts):

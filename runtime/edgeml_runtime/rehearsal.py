@@ -166,8 +166,9 @@ def _target(inputs: Sequence[TensorSpec]) -> TensorSpec | None:
 
 def _joined(first: Rows, second: Rows) -> Rows:
     inputs = {name: np.concatenate([array, second[0][name]]) for name, array in first[0].items()}
-    both = first[1] is not None and second[1] is not None
-    return inputs, np.concatenate([first[1], second[1]]) if both else None  # type: ignore[list-item]
+    if first[1] is None or second[1] is None:
+        return inputs, None
+    return inputs, np.concatenate([first[1], second[1]])
 
 
 def _exchanged(rows: Rows, others: Rows, index: int) -> Rows:
