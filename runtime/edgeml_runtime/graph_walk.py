@@ -146,7 +146,7 @@ def _tensor(value: int | memoryview) -> Constant:
             held += 8 if isinstance(part, int) else len(part)
             if number == 7:
                 numbers += _ints(part, most=16)
-            elif number == 9 and dtype == _INT64 and not isinstance(part, int) and len(part) <= 128:
+            elif number == 9 and not isinstance(part, int) and len(part) <= 128:  # int64, or not looked at
                 numbers += [int.from_bytes(part[i : i + 8], "little", signed=True) for i in range(0, len(part), 8)]
     if any(size < 0 for size in dims):
         raise ValueError(f"constant {name!r} has the shape {tuple(dims)}")
