@@ -56,6 +56,36 @@ class Sort:
     like_examples: bool = False
 
 
+@dataclass(frozen=True)
+class Maker:
+    """Makes rows of one sort up for one task."""
+
+    play: Play
+    sort: Sort
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(secrets.randbits(128)))
+
+    def rows(self, count: int) -> Rows:
+        """Return `count` rows of the device's layout, with targets when the task takes them."""
+        inputs = {name: self._tensor(name, count) for name in self.play.layout}
+        wanted = _target(self.play.session.inputs)
+        if wanted is None:
+            return inputs, None
+        if wanted.dtype.startswith("int"):
+            return inputs, self.rng.integers(0, 2, count)
+        return inputs, self.sort.numbers(self.rng, (count,)).astype(np.float32)
+
+    def _tensor(self, name: str, count: int) -> np.ndarray:
+        shape, text = self.play.layout[name]
+        examples = self.play.examples.get(name, np.zeros(0))
+        if self.sort.like_examples and examples.shape[1:] == shape and len(examples):
+            flat = examples.reshape(len(examples), -1)  # each cell from its own column, so that no row is an example
+            places = self.rng.integers(0, len(flat), (count, flat.shape[1]))
+            return np.take_along_axis(flat, places, axis=0).reshape(count, *shape)
+        if text:
+            return self.rng.choice(WORDS, (count, *shape))
+        return self.sort.numbers(self.rng, (count, *shape)).astype(np.float32)
+
+
 def rehearse(play: Play) -> None:
     """Raise TaskRefused when the task fails on made-up rows of every sort: its answer would point at single rows."""
     judge = _train if play.kind == "training" else _add
@@ -76,9 +106,9 @@ def rehearse(play: Play) -> None:
 
 def _add(play: Play, sort: Sort) -> str:
     """Return why the outputs are no sums over rows, or ""."""
-    rng = np.random.default_rng(secrets.randbits(128))
+    maker = Maker(play, sort)
     for _ in range(TRIALS):
-        first, second = (_rows(play, HEAP, sort, rng) for _ in range(2))
+        first, second = (maker.rows(HEAP) for _ in range(2))
         whole, *parts = (_run(play, rows).update for rows in (_joined(first, second), first, second))
         for name, value in whole.items():
             halves = [part[name].astype(np.float64) for part in parts]
@@ -94,13 +124,12 @@ def _add(play: Play, sort: Sort) -> str:
 
 def _train(play: Play, sort: Sort) -> str:
     """Return which part of the update, or which loss, hangs on a few rows only, or ""."""
-    rng = np.random.default_rng(secrets.randbits(128))
-    count = _enough(play)
-    rows, *other = (_rows(play, count, sort, rng) for _ in range(1 + TRIALS))
+    maker, count = Maker(play, sort), _enough(play)
+    rows, *other = (maker.rows(count) for _ in range(1 + TRIALS))
     start, others = _parts(play, rows), other[0]
     ends = [_parts(play, some) for some in other]
     moving = [name for name in start if any(_moved(start[name], end[name]) for end in ends)]
-    order = rng.permutation(count)
+    order = maker.rng.permutation(count)
     silent = dict.fromkeys(moving, 0)
     for tried, index in enumerate(order, 1):
         changed = _parts(play, _exchanged(rows, others, index))
@@ -137,27 +166,6 @@ def _moved(before: np.ndarray, after: np.ndarray) -> bool:
 
 def _run(play: Play, rows: Rows) -> Answer:
     return task.run(play.session, rows, kind=play.kind, scalars=play.scalars, parameters=play.parameters)
-
-
-def _rows(play: Play, count: int, sort: Sort, rng: np.random.Generator) -> Rows:
-    """Return `count` made-up rows of the device's layout, with targets when the task takes them."""
-    inputs = {name: _tensor(play, name, count, sort, rng) for name in play.layout}
-    wanted = _target(play.session.inputs)
-    if wanted is None:
-        return inputs, None
-    classes = wanted.dtype.startswith("int")
-    return inputs, rng.integers(0, 2, count) if classes else sort.numbers(rng, (count,)).astype(np.float32)
-
-
-def _tensor(play: Play, name: str, count: int, sort: Sort, rng: np.random.Generator) -> np.ndarray:
-    shape, text = play.layout[name]
-    if sort.like_examples and (examples := play.examples[name]).shape[1:] == shape and len(examples):
-        flat = examples.reshape(len(examples), -1)  # each cell from its own column, so that no row is an example
-        places = rng.integers(0, len(flat), (count, flat.shape[1]))
-        return np.take_along_axis(flat, places, axis=0).reshape(count, *shape)
-    if text:
-        return rng.choice(WORDS, (count, *shape))
-    return sort.numbers(rng, (count, *shape)).astype(np.float32)
 
 
 def _target(inputs: Sequence[TensorSpec]) -> TensorSpec | None:
