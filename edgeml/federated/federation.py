@@ -90,6 +90,7 @@ class RoundResult:
     why: str = ""  # it ended
     asked: tuple[str, ...] = ()  # all of its cohort
     epsilon: float | None = None  # spent until here, with differential privacy
+    culprit: str = ""  # the device that spoilt a masked sum: not asked again
     next_clip: float = 0.0  # of an adaptive clip norm, for the rounds after this one
 
 
@@ -175,6 +176,7 @@ class Federation:
         self.known |= {one.device: one.rows for one in known}
         ledger = self.ledger
         barred = {one.device: why for one in known if (why := _bar(one, plan, ledger))}
+        barred |= {r.culprit: f"its shares did not open in round {r.round}" for r in self.history if r.culprit}
         candidates = [
             dataclasses.replace(one, last_round=self.last_round.get(one.device, 0))
             for one in known
@@ -273,6 +275,7 @@ class Federation:
             asked=tuple(asked),
             epsilon=self.ledger.after(asked, closed=closed).epsilon(self.plan.privacy),
             next_clip=self._next_clip if closed else 0.0,
+            culprit=self.round.culprit if isinstance(self.round, SecureRound) else "",
         )
         self.history.append(result)
         self.durations = [*self.durations, *outcome.took.values()][-REMEMBERED_DURATIONS:]

@@ -99,6 +99,7 @@ class SecureRound:
         self.took: dict[str, float] = {}
         self.change: dict[str, np.ndarray] | None = None  # float64, the weighted mean
         self.weight = 0.0
+        self.culprit = ""  # the device whose shares did not open
         self._shapes, self._phase_deadline, self._ended = dict(shapes), deadline, 0.0
         self._expected: dict[Phase, tuple[str, ...]] = {Phase.KEYS: tuple(sorted(self.cohort))}
         self._said: dict[Phase, dict[str, Say]] = {phase: {} for phase in Phase}
@@ -329,6 +330,9 @@ class SecureRound:
     def _finish(self, now: float) -> None:
         try:
             self.change, self.weight = self._unmasked()
+        except _Unopened as error:
+            self.culprit = error.device
+            self._end(State.ABANDONED, str(error), now)
         except MalformedMessage as error:
             self._end(State.ABANDONED, str(error), now)
         else:
@@ -364,6 +368,12 @@ class SecureRound:
         return fault
 
 
+class _Unopened(MalformedMessage):
+    def __init__(self, device: str, what: str) -> None:
+        super().__init__(f"the shares of {device}'s {what} do not fit: it, or too many others, sent false ones")
+        self.device = device
+
+
 class _Opener:
     """Secrets back from shares. A share that does not fit is left out, as long as `threshold` others remain."""
 
@@ -377,7 +387,7 @@ class _Opener:
         for secret in self._secrets(name, {u: say.seeds for u, say in self._said.items()}):
             if masking.commitment(secret) == commitment:
                 return secret
-        raise MalformedMessage(f"the shares of {name}'s own mask do not fit: it, or too many others, sent false ones")
+        raise _Unopened(name, "own mask")
 
     def mask_key(self, name: str, public: bytes) -> X25519PrivateKey:
         """Return the mask key of a device that is gone, which fits its public key."""
@@ -385,7 +395,7 @@ class _Opener:
             private = X25519PrivateKey.from_private_bytes(secret)
             if private.public_key().public_bytes_raw() == public:
                 return private
-        raise MalformedMessage(f"the shares of {name}'s mask key do not fit: it, or too many others, sent false ones")
+        raise _Unopened(name, "mask key")
 
     def _secrets(self, name: str, told: Mapping[str, Mapping[str, bytes]]) -> Iterator[bytes]:
         shares = {self._numbers[u]: given[name] for u, given in sorted(told.items()) if name in given}

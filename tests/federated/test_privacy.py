@@ -296,5 +296,10 @@ def test_devices_without_a_key_are_passed_over_when_sums_are_masked() -> None:
     r = f.begin(known, now=0.0)
     assert isinstance(r, SecureRound) and r.cohort == {"a", "b"} and "no key" in f.passed_over["c"]
     assert r.asked.rows == 50 and r.asked.threshold == 2
+    f.history.append(dataclasses.replace(f.cut_short(now=3.0), culprit="b"))
+    f.round = None
+    assert f.begin(known, now=9.0) is None and "did not open in round run-1" in f.passed_over["b"]
+    f.history.clear()
+    f.begin(known, now=0.0)
     short = f.cut_short(now=3.0)
     assert (short.state, short.asked, short.seconds) == (State.ABANDONED.value, ("a", "b"), 3.0)

@@ -278,6 +278,7 @@ def test_shares_that_nobody_can_read_end_the_round_and_say_whose() -> None:
     fleet.run()
     outcome = fleet.round.outcome
     assert outcome is not None and outcome.state is State.ABANDONED and "d02's own mask" in outcome.why
+    assert fleet.round.culprit == "d02"
 
 
 def test_a_device_that_sends_no_masked_update_is_noticed_by_the_sum() -> None:
