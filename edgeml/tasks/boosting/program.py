@@ -79,7 +79,11 @@ class _Writer:
         self.count = p.parameter(TREES, np.zeros(1, np.int64))
         self.splits = p.parameter(SPLITS, np.zeros((shape.room, outputs, self.width), np.int32))
         self.leaves = p.parameter(LEAVES, np.zeros((shape.room, outputs, self.width + 1), np.float32))
-        self.bins = emit_bins(e, p.x, self.edges, shape=shape.edges)
+        self.plain = emit_bins(e, p.x, self.edges, shape=shape.edges)  # missing values are above all others
+        next_ = e.op("Add", self.plain, _int(e, 1))
+        lacks = e.op("Equal", self.plain, _int(e, shape.bins - 1))
+        below = e.op("Where", lacks, _int(e, 0), next_)  # and here below: a split that sends them left asks these
+        self.bins = e.op("Concat", self.plain, below, axis=1)
         self.first = e.op("Mul", e.op("Gather", self.bins, e.vector(0), axis=1), _int(e, 0))  # zeros (n, 1)
 
     def task(self) -> Task:
@@ -100,12 +104,13 @@ class _Writer:
         """Return float64 (n, outputs): base and all trees so far, one turn of a loop each."""
         e, outputs = self.e, self.shape.outputs
         start = e.op("Add", e.op("Cast", self.first, to=TensorProto.DOUBLE), self.base)
+        feature, threshold = self._decoded(self.splits, (self.shape.room, -1))
         body = Emitter("tree/", self.p.constants)
-        codes = body.op("Gather", self.splits, "tree/index", axis=0)
+        tests = [body.op("Gather", part, "tree/index", axis=0) for part in (feature, threshold)]
         leaves = body.op("Reshape", body.op("Gather", self.leaves, "tree/index", axis=0), body.vector(-1))
-        node = self._walk(body, codes, width=self.width, levels=self.shape.depth)
-        offsets = np.arange(outputs, dtype=np.int32) * (self.width + 1) - self.width
-        value = body.op("Gather", leaves, body.op("Add", node, body.value(offsets[np.newaxis])))
+        place = self._walk(body, (tests[0], tests[1]), levels=self.shape.depth)
+        offsets = np.arange(outputs, dtype=np.int32) * (self.width + 1)
+        value = body.op("Gather", leaves, body.op("Add", place, body.value(offsets[np.newaxis])))
         total = body.op("Add", "tree/raw", body.op("Cast", value, to=TensorProto.DOUBLE))
         more = body.op("Identity", "tree/more")
         graph = helper.make_graph(
@@ -124,23 +129,30 @@ class _Writer:
         turns = e.op("Squeeze", self.count, e.vector(0))
         return e.op("Loop", turns, e.value(np.array(True)), start, body=graph)
 
-    def _walk(self, e: Emitter, codes: str, *, width: int, levels: int) -> str:
-        """Return int32 (n, outputs): the node of each row after `levels` of the trees `codes` (outputs, width)."""
-        flat = e.op("Reshape", codes, e.vector(-1))
-        feature = e.op("Div", flat, _int(e, 2 << BIN_BITS))
-        threshold = e.op("Mod", e.op("Div", flat, _int(e, 2)), _int(e, 1 << BIN_BITS))
-        left = e.op("Cast", e.op("Mod", flat, _int(e, 2)), to=TensorProto.BOOL)
-        offsets = e.value((np.arange(self.shape.outputs, dtype=np.int32) * width)[np.newaxis])
-        node = e.op("Mul", e.op("Add", self.first, offsets), _int(e, 0))
-        for _ in range(levels):
-            at = e.op("Add", node, offsets)
+    def _decoded(self, codes: str, shape: tuple[int, ...]) -> tuple[str, str]:
+        """Return the column of `self.bins` that each split asks, and the bin above which rows go right."""
+        e = self.e
+        left = e.op("Mod", codes, _int(e, 2))
+        feature = e.op("Div", codes, _int(e, 2 << BIN_BITS))
+        feature = e.op("Add", feature, e.op("Mul", left, _int(e, self.shape.edges[0])))
+        threshold = e.op("Mod", e.op("Div", codes, _int(e, 2)), _int(e, 1 << BIN_BITS))
+        threshold = e.op("Add", threshold, left)
+        return e.op("Reshape", feature, e.vector(*shape)), e.op("Reshape", threshold, e.vector(*shape))
+
+    def _walk(self, e: Emitter, tests: tuple[str, str], *, levels: int) -> str:
+        """Return int32 (n, outputs): the place of each row in its level after `levels` of trees given flat."""
+        feature, threshold = tests
+        trees = np.arange(self.shape.outputs, dtype=np.int32)
+        width = self.width if levels == self.shape.depth else 2**levels - 1
+        roots = e.value(trees * width)
+        found = e.op("Gather", self.bins, e.op("Gather", feature, roots), axis=1)
+        place = e.op("Cast", e.op("Greater", found, e.op("Gather", threshold, roots)), to=TensorProto.INT32)
+        for level in range(1, levels):
+            at = e.op("Add", place, e.value((trees * width + 2**level - 1)[np.newaxis].astype(np.int32)))
             found = e.op("GatherElements", self.bins, e.op("Gather", feature, at), axis=1)
-            missing = e.op("Equal", found, _int(e, self.shape.bins - 1))
-            stays = e.op("And", missing, e.op("Gather", left, at))
-            right = e.op("And", e.op("Greater", found, e.op("Gather", threshold, at)), e.op("Not", stays))
-            doubled = e.op("Add", e.op("Add", node, node), _int(e, 1))
-            node = e.op("Add", doubled, e.op("Cast", right, to=TensorProto.INT32))
-        return node
+            right = e.op("Cast", e.op("Greater", found, e.op("Gather", threshold, at)), to=TensorProto.INT32)
+            place = e.op("Add", e.op("Add", place, place), right)
+        return place
 
     def _derivatives(self, raw: str) -> tuple[str, str, str]:
         """Return gradient and hessian in units of 1 / scale, and the losses, each (n, outputs)."""
@@ -167,12 +179,12 @@ class _Writer:
         e, shape = self.e, self.shape
         features, size = shape.edges[0], shape.bins
         outputs = np.arange(shape.outputs, dtype=np.int32)[np.newaxis]
-        columns = e.op("Add", self.bins, e.value((np.arange(features, dtype=np.int32) * size)[np.newaxis]))
+        columns = e.op("Add", self.plain, e.value((np.arange(features, dtype=np.int32) * size)[np.newaxis]))
         slot, kept = e.op("Add", self.first, e.value(outputs * shape.nodes)), ""
         if shape.level:
             width = 2**shape.level - 1
             grown = self.p.parameter(GROWN, np.zeros((shape.outputs, width), np.int32))
-            place = e.op("Sub", self._walk(e, grown, width=width, levels=shape.level), _int(e, width))
+            place = self._walk(e, self._decoded(grown, (-1,)), levels=shape.level)
             even = e.op("Equal", e.op("Mod", place, _int(e, 2)), _int(e, 0))
             kept = e.op("Reshape", even, e.vector(-1))
             slot = e.op("Add", slot, e.op("Div", place, _int(e, 2)))
