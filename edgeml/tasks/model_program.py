@@ -115,7 +115,9 @@ class ModelProgram:
 
     def gram(self, left: str, right: str) -> str:
         """Return left' right, the sum over rows of all products of two columns."""
-        return self.e.op("MatMul", self.e.op("Transpose", left, perm=[1, 0]), right)
+        return self.e.op(
+            "Gemm", left, right, transA=1
+        )  # onnxruntime 1.19 fuses Transpose and MatMul into what it lacks
 
     def encode(self, strings: str, values: Sequence[str]) -> str:
         """Return int64, the index in `values` of every string, and their number for others."""
