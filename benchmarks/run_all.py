@@ -15,7 +15,6 @@ SCRIPTS = {  # script -> what it shows
     "transfer": "Ten megabytes to a device",
     "training_step": "Training compiled to ONNX",
     "federated_round": "A federated round",
-    "boosting": "Trees boosted over a fleet",
     "passes": "What graph passes gain",
     "smaller": "Variants with fewer parts",
     "recurrent": "Recurrent layers",
