@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 from sklearn.ensemble import GradientBoostingRegressor, HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.pipeline import make_pipeline
@@ -88,6 +90,24 @@ def test_it_is_a_statistic_by_itself_and_behind_a_scaler() -> None:
     behind = conclude(study(make_pipeline(StandardScaler(), CLASSIFIER), features=30, classes=(0, 1)), split(rows))
     agree = behind.result().predict(rows["x"]) == plain.predict(rows["x"])
     assert agree.mean() > 0.99
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 10_000), devices=st.integers(2, 6), classes=st.sampled_from([0, 2, 3]))
+def test_any_rows_divided_anyhow_grow_the_same_trees(seed: int, devices: int, classes: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.choice([rng.normal(), 0.0, 1.0, np.nan, 1e6], (40, 2)).astype(np.float32)  # ties everywhere
+    rows = {"x": x, "target": rng.integers(0, classes, 40) if classes else rng.choice([0.1, -3.0, 1e4], 40)}
+    names = tuple(range(classes))
+    kind = HistGradientBoostingClassifier if classes else HistGradientBoostingRegressor
+    estimator = kind(max_iter=2, max_depth=2, min_samples_leaf=2, max_bins=4)
+    place = rng.integers(0, devices, 40)
+    fleet = [{name: array[place == device] for name, array in rows.items()} for device in range(devices)]
+    one, other = (
+        conclude(boosting.begin(estimator, Columns(2, classes=names)), shares).result() for shares in (fleet, [rows])
+    )
+    found = [[tree.nodes.tobytes() for trees in made._predictors for tree in trees] for made in (one, other)]
+    assert found[0] == found[1]
 
 
 def test_training_lowers_the_loss_that_it_reports() -> None:
