@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SPECS := setup.cfg runtime/setup.cfg constraints.txt pyproject.toml runtime/pyproject.toml
 
-.PHONY: setup demo test slow runtimes emulated bench docs clean help
+.PHONY: setup demo test slow runtimes oracles emulated bench docs clean help
 
 help:
 	@echo "make setup   create .venv with edgeml and edgeml-agent"
@@ -12,6 +12,7 @@ help:
 	@echo "make test    linters, types and every test (installs the tensorflow and mlflow extras)"
 	@echo "make slow    the tests that take minutes"
 	@echo "make runtimes   does what edgeml writes load on the oldest onnxruntime (in a throwaway environment)"
+	@echo "make oracles    every gradient rule beside torch and onnx-ad (in a throwaway environment)"
 	@echo "make emulated   the agent on arm64 Debian, as three Raspberry Pis under qemu-user (makes and caches the system)"
 	@echo "make docs    write docs/cli.md from the commands"
 	@echo "make bench   every script of benchmarks/, results in benchmarks/results"
@@ -32,6 +33,9 @@ slow: $(VENV)/.tests
 
 runtimes: $(VENV)/.tests
 	$(BIN)/python -m pytest -m runtimes tests/runtimes
+
+oracles: $(VENV)/.tests
+	$(BIN)/python -m pytest -m oracles tests/oracles
 
 emulated: $(VENV)/.tests
 	$(BIN)/python -m pytest -m emulated tests/emulated --durations=5

@@ -55,6 +55,8 @@ def test_every_command_is_listed_with_its_own_first_sentence() -> None:
         assert command is not None and (command.help or "").strip(), f"{name} says nothing of itself"
 
 
-@pytest.mark.parametrize("name", ["help", "setup", "demo", "test", "runtimes", "emulated", "bench", "docs"])
+@pytest.mark.parametrize(
+    "name", ["help", "setup", "demo", "test", "slow", "runtimes", "oracles", "emulated", "bench", "docs"]
+)
 def test_the_makefile_has_the_targets_the_pages_name(name: str) -> None:
     assert re.search(rf"^{name}:", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)

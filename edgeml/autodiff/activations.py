@@ -33,10 +33,49 @@ def cos(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
     return (g.op("Neg", g.op("Mul", dy, g.op("Sin", node.input[0]))),)
 
 
-@vjp("Atan")
-def atan(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+@vjp("Tan")
+def tan(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    y = node.output[0]
+    return (g.op("Mul", dy, g.op("Add", g.const(1, like=node.input[0]), g.op("Mul", y, y))),)
+
+
+@vjp("Sinh")
+def sinh(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    return (g.op("Mul", dy, _cosh(g, node.input[0])),)
+
+
+@vjp("Cosh")
+def cosh(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    up, down = g.op("Exp", node.input[0]), g.op("Exp", g.op("Neg", node.input[0]))
+    return (g.op("Mul", dy, g.op("Mul", g.const(0.5, like=node.input[0]), g.op("Sub", up, down))),)
+
+
+def _cosh(g: GraphBuilder, x: str) -> str:
+    """The operator itself has no float64 kernel in onnxruntime."""
+    return g.op("Mul", g.const(0.5, like=x), g.op("Add", g.op("Exp", x), g.op("Exp", g.op("Neg", x))))
+
+
+@vjp("Atan", "Asin", "Acos", "Asinh", "Acosh", "Atanh")
+def inverse_of_an_angle(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    """The slope is one over 1 + x^2, sqrt(1 - x^2), -sqrt(1 - x^2), sqrt(x^2 + 1), sqrt(x^2 - 1), 1 - x^2."""
     x = node.input[0]
-    return (g.op("Div", dy, g.op("Add", g.const(1, like=x), g.op("Mul", x, x))),)
+    one, square = g.const(1, like=x), g.op("Mul", x, x)
+    below = {
+        "Atan": lambda: g.op("Add", one, square),
+        "Asin": lambda: g.op("Sqrt", g.op("Sub", one, square)),
+        "Acos": lambda: g.op("Neg", g.op("Sqrt", g.op("Sub", one, square))),
+        "Asinh": lambda: g.op("Sqrt", g.op("Add", square, one)),
+        "Acosh": lambda: g.op("Sqrt", g.op("Sub", square, one)),
+        "Atanh": lambda: g.op("Sub", one, square),
+    }
+    return (g.op("Div", dy, below[node.op_type]()),)
+
+
+@vjp("Shrink")
+def shrink(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    x = node.input[0]
+    beyond = g.op("Greater", g.op("Abs", x), g.const(attributes(node).get("lambd", 0.5), like=x))
+    return (g.op("Where", beyond, dy, g.const(0, like=x)),)
 
 
 @vjp("Softsign")

@@ -18,6 +18,9 @@ UNLIKE = {
     "Bernoulli",
     "Dropout",
 }
+FLAT = {  # steps, whose slope is 0 wherever they have one, and operators that read a shape alone
+    *("Ceil", "EyeLike", "Floor", "Hardmax", "RandomNormalLike", "RandomUniformLike", "Round", "Shape", "Sign", "Size"),
+}
 FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
 
@@ -28,7 +31,7 @@ def gradients(g: GraphBuilder, seeds: Mapping[str, str], wrt: Sequence[str]) -> 
     `wrt` are never differentiated, so they need no rule. Raises UnsupportedModel for a missing rule.
     """
     nodes = live(g.forward, seeds)
-    g.active = _active(g, nodes, wrt)
+    g.active = active_of(g, nodes, wrt)
     found: dict[str, list[str]] = {name: [gradient] for name, gradient in seeds.items()}
     for node in reversed(nodes):
         if not g.active.intersection(node.output) or not found.keys() & set(node.output):
@@ -71,11 +74,11 @@ def shared(nodes: Iterable[NodeProto], wanted: Container[str] = ()) -> list[Node
     return kept
 
 
-def _active(g: GraphBuilder, nodes: Sequence[NodeProto], wrt: Sequence[str]) -> set[str]:
-    """Tensors that depend on `wrt` through floats alone: shapes, labels and masks carry no gradient."""
+def active_of(g: GraphBuilder, nodes: Sequence[NodeProto], wrt: Sequence[str]) -> set[str]:
+    """Return the tensors that depend on `wrt` through floats alone: shapes, labels and masks carry no gradient."""
     active = set(wrt)
     for node in nodes:
-        if active.intersection(node.input):
+        if node.op_type not in FLAT and active.intersection(node.input):
             active.update(name for name in node.output if g.dtypes.get(name, TensorProto.FLOAT) in FLOATS)
     return active
 

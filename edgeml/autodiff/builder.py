@@ -18,6 +18,7 @@ from edgeml.autodiff.shapes import Shape, infer
 from edgeml.errors import UnsupportedModel
 
 _PREFIX = "ad."
+_NAMED = ("Gather", "Slice")  # onnxruntime 1.19 fuses several of one tensor, and calls what it makes by their names
 
 
 class GraphBuilder:
@@ -45,6 +46,8 @@ class GraphBuilder:
         key = (op_type, inputs, outputs, repr(sorted((k, str(v)) for k, v in attributes.items())))
         if key not in self._made:
             names = tuple(self.fresh(op_type) for _ in range(outputs))
+            if op_type in _NAMED:
+                attributes.setdefault("name", names[0])
             self.nodes.append(helper.make_node(op_type, inputs, names, **attributes))
             self._made[key] = names
         return self._made[key]

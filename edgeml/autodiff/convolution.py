@@ -24,7 +24,7 @@ Make = Callable[[GraphBuilder, Layer, Tensors], str]
 NARROW = 32  # positions of the last axis up to which a banded matrix is worth its zeros
 
 
-@vjp("Conv")
+@vjp("Conv", refuses="a kernel of unknown size; automatic padding of unknown sizes")
 def conv(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
     x, w = node.input[:2]
     move = window(g, node, kernel_of(g, node))
@@ -138,7 +138,7 @@ def exchanged(g: GraphBuilder, x: str, dy: str, *, move: Window, inner: int) -> 
     return g.op("Transpose", cut, perm=[1, 0, *spatial])
 
 
-@vjp("ConvTranspose")
+@vjp("ConvTranspose", refuses="auto_pad and output_shape; a kernel of unknown size")
 def conv_transpose(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
     """A transposed convolution is the gradient of a convolution, so its own gradients are convolutions."""
     x, w = node.input[:2]

@@ -23,7 +23,7 @@ def split(g: GraphBuilder, node: NodeProto, dys: Sequence[str | None]) -> Grads:
     return (g.op("Concat", *parts, axis=attributes(node).get("axis", 0)), None)[: len(node.input)]
 
 
-@vjp("Slice", "GatherElements", "GatherND", "Tile", "SpaceToDepth", "DepthToSpace", "Gather")
+@vjp("Slice", "GatherElements", "GatherND", "Tile", "SpaceToDepth", "DepthToSpace", "Gather", "Compress")
 def moved(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
     """The operator itself, applied to the positions of the elements, says where each gradient belongs.
 
@@ -38,7 +38,8 @@ def moved(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
     real = node.op_type in ("DepthToSpace", "SpaceToDepth")
     if real:
         places = g.op("Cast", places, to=TensorProto.DOUBLE if g.dtypes[x] == TensorProto.DOUBLE else TensorProto.FLOAT)
-    taken = g.op(node.op_type, places, *node.input[1:], **options)
+    given = ["" if node.op_type == "Pad" and i == 1 else name for i, name in enumerate(node.input[1:])]
+    taken = g.op(node.op_type, places, *given, **options)
     if real:
         taken = g.op("Cast", taken, to=TensorProto.INT64)
     flat = g.op("Reshape", g.zeros(x), g.ints([-1]))
@@ -56,7 +57,13 @@ def _rows(g: GraphBuilder, node: NodeProto, dy: str) -> str:
     return g.op("ScatterND", g.zeros(x), places, rows, reduction="add")
 
 
-@vjp("ScatterND", "ScatterElements")
+@vjp("ReverseSequence")
+def reverse_sequence(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    """Turned once more, it is as it was."""
+    return g.op("ReverseSequence", dy, node.input[1], **attributes(node)), None
+
+
+@vjp("ScatterND", "ScatterElements", refuses="reductions other than none and add")
 def scatter(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
     """What was overwritten has no gradient; what was written takes it from its place."""
     places, updates = node.input[1:]
@@ -72,13 +79,16 @@ def scatter(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
 @vjp("Pad")
 def pad(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
     """A constant border is cut off again; a mirrored one goes back to the elements that it repeats."""
-    options = attributes(node)
-    rest = [None] * (len(node.input) - 1)
-    if options.get("mode", b"constant") == b"constant":
-        amounts, *more = node.input[1:]
-        axes = more[1:2] if len(more) > 1 and more[1] else []
-        return g.op("Pad", dy, g.op("Neg", amounts), *(["", *axes] if axes else [])), *rest
-    return moved(g, node, dy)
+    amounts, *more = node.input[1:]
+    if attributes(node).get("mode", b"constant") != b"constant":
+        return moved(g, node, dy)
+    axes = more[1:2] if len(more) > 1 and more[1] else []
+    dx = g.op("Pad", dy, g.op("Neg", amounts), *(["", *axes] if axes else []))
+    grads: list[str | None] = [dx, *[None] * (len(node.input) - 1)]
+    if more and more[0] in g.active:  # the border is what the elements do not get
+        border = g.op("Sub", g.op("ReduceSum", dy, keepdims=0), g.op("ReduceSum", dx, keepdims=0))
+        grads[2] = g.op("Reshape", border, g.shape_of(more[0]))
+    return tuple(grads)
 
 
 @vjp("Trilu")
@@ -94,15 +104,42 @@ def top_k(g: GraphBuilder, node: NodeProto, dys: Sequence[str | None]) -> Grads:
     return g.op("ScatterElements", g.zeros(x), node.output[1], dys[0], axis=axis, reduction="add"), None
 
 
-@vjp("Resize")
+@vjp("Col2Im", refuses="an image or a block of unknown size")
+def col2im(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    """Blocks were added up in an image: each element takes the gradient of its place."""
+    x, options = node.input[0], attributes(node)
+    if any(name not in g.constants for name in node.input[1:3]):
+        raise UnsupportedModel(f"{describe(node)}: the sizes of its image and its blocks must be constants")
+    image, block = (g.constants[name].tolist() for name in node.input[1:3])
+    rank = len(image)
+    strides, dilations = (options.get(name, [1] * rank) for name in ("strides", "dilations"))
+    pads = options.get("pads", [0] * 2 * rank)
+    places = np.zeros([1] * 2 * rank, np.int64)  # by axes inside a block, then by axes of blocks
+    for axis in range(rank):
+        padded = image[axis] + pads[axis] + pads[rank + axis]
+        inside = np.arange(block[axis]) * dilations[axis]
+        at = np.arange((padded - inside[-1] - 1) // strides[axis] + 1) * strides[axis]
+        shapes = [[-1 if i == own else 1 for i in range(2 * rank)] for own in (axis, rank + axis)]
+        places = places * padded + inside.reshape(shapes[0]) + at.reshape(shapes[1])
+    wide = g.op("Pad", dy, g.ints([0, 0, *pads[:rank], 0, 0, *pads[rank:]])) if any(pads) else dy
+    flat = g.op("Reshape", wide, g.ints([0, 0, -1]))
+    taken = g.op("Gather", flat, g.const(places.reshape(-1), dtype=np.int64), axis=2)
+    return g.op("Reshape", taken, g.shape_of(x)), None, None
+
+
+@vjp("Resize", refuses="tf_crop_and_resize; sizes that are not known")
 def resize(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
     """Interpolation is linear in its input: each axis is a product with a matrix, which the gradient takes turned.
 
     The matrix of an axis is the operator's own answer to the unit vectors of that axis, known when sizes are.
     """
     x, y = node.input[0], node.output[0]
+    if attributes(node).get("coordinate_transformation_mode", b"") == b"tf_crop_and_resize":
+        raise UnsupportedModel(f"{describe(node)}: tf_crop_and_resize has no gradient rule; crop, then resize")
     before, after = g.shape(x, node), g.shape(y, node)
-    changed = [axis for axis in range(len(before)) if before[axis] != after[axis]]
+    changed = [
+        axis for axis in range(len(before)) if before[axis] != after[axis] or _scale(g, node, axis) not in (None, 1)
+    ]
     for axis in changed:
         if not isinstance(before[axis], int) or not isinstance(after[axis], int):
             raise UnsupportedModel(f"{describe(node)}: its sizes {before} to {after} must be known to differentiate it")
@@ -118,10 +155,21 @@ def _resizing(g: GraphBuilder, node: NodeProto, axis: int) -> str:
     options = {k: v for k, v in attributes(node).items() if k not in ("axes", "keep_aspect_ratio_policy")}
     unit = g.const(np.eye(old)[:, None, None, :], like=node.input[0])  # (old, 1, 1, old)
     if len(node.input) > 2 and node.input[2]:
-        resized = g.op("Resize", unit, "", g.const([1, 1, 1, new / old], dtype=np.float32), **options)
+        scale = _scale(g, node, axis) or new / old
+        resized = g.op("Resize", unit, "", g.const([1, 1, 1, scale], dtype=np.float32), **options)
     else:
         resized = g.op("Resize", unit, "", "", g.ints([old, 1, 1, new]), **options)
     return g.op("Transpose", g.op("Reshape", resized, g.ints([old, new])), perm=[1, 0])
+
+
+def _scale(g: GraphBuilder, node: NodeProto, axis: int) -> float | None:
+    """Return the scale that `node` has for `axis`: not always the ratio of the sizes, which are whole."""
+    scales = g.constants.get(node.input[2]) if len(node.input) > 2 else None
+    if scales is None or not scales.size:
+        return None
+    rank = len(g.shape(node.input[0], node))
+    axes = [one % rank for one in attributes(node).get("axes", range(rank))]
+    return float(scales[axes.index(axis)]) if axis in axes else 1.0
 
 
 def _along(g: GraphBuilder, x: str, matrix: str, *, axis: int, rank: int) -> str:
@@ -129,25 +177,3 @@ def _along(g: GraphBuilder, x: str, matrix: str, *, axis: int, rank: int) -> str
     order = [*(i for i in range(rank) if i != axis), axis]
     turned = g.op("MatMul", g.op("Transpose", x, perm=order), matrix)
     return g.op("Transpose", turned, perm=[order.index(i) for i in range(rank)])
-
-
-@vjp("Einsum")
-def einsum(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
-    """Each factor's gradient is the sum over what the others and the answer have and it has not."""
-    equation = attributes(node)["equation"].decode().replace(" ", "")
-    left, arrow, out = equation.partition("->")
-    terms = left.split(",")
-    if not arrow or "..." in equation or any(len(set(term)) < len(term) for term in terms):
-        raise UnsupportedModel(f"{describe(node)}: {equation!r} needs an explicit answer, no ellipsis and no diagonal")
-    grads: list[str | None] = []
-    for place, name in enumerate(node.input):
-        others = [(terms[i], node.input[i]) for i in range(len(terms)) if i != place]
-        known = set(out).union(*(term for term, _ in others))
-        wanted = "".join(letter for letter in terms[place] if letter in known)
-        factors = ",".join([out, *(term for term, _ in others)])
-        dx = g.op("Einsum", dy, *(other for _, other in others), equation=f"{factors}->{wanted}")
-        if wanted != terms[place]:  # axes that were summed alone come back as copies
-            missing = [i for i, letter in enumerate(terms[place]) if letter not in known]
-            dx = g.op("Expand", g.op("Unsqueeze", dx, g.ints(missing)), g.shape_of(name))
-        grads.append(dx)
-    return tuple(grads)

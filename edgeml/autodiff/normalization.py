@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from onnx import NodeProto, TensorProto
 
 from edgeml.autodiff.builder import GraphBuilder, attributes, describe
@@ -39,7 +40,7 @@ def back(g: GraphBuilder, found: Normalized, d: str, *, like: str) -> str:
     return g.op("Mul", found.inverse, rest)
 
 
-@vjp_all("LayerNormalization")
+@vjp_all("LayerNormalization", refuses="a gradient for its mean or deviation")
 def layer_normalization(g: GraphBuilder, node: NodeProto, dys: Sequence[str | None]) -> Grads:
     dy = _only(node, dys)
     x, scale = node.input[:2]
@@ -111,13 +112,14 @@ def lp_normalization(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
     return (g.op("Div", g.op("Sub", dy, g.op("Mul", along, total)), norm),)
 
 
-@vjp_all("BatchNormalization")
+@vjp_all("BatchNormalization", refuses="a gradient for its running statistics")
 def batch_normalization(g: GraphBuilder, node: NodeProto, dys: Sequence[str | None]) -> Grads:
     """With the statistics as given, or (training_mode) those of the batch, through which the gradient goes, too."""
     dy = _only(node, dys)
     x, scale, _, mean, variance = node.input
     options, rank = attributes(node), len(g.shape(x, node))
     others, shape = [0, *range(2, rank)], g.ints([-1, *[1] * (rank - 2)])
+    dmean = dvariance = None
     epsilon = options.get("epsilon", 1e-5)
     by_channel = g.op("Reshape", scale, shape)
     if options.get("training_mode", 0):
@@ -129,7 +131,12 @@ def batch_normalization(g: GraphBuilder, node: NodeProto, dys: Sequence[str | No
         found = Normalized(xhat, inverse, tuple(others))
         dx = g.op("Mul", dy, g.op("Mul", by_channel, inverse))
     dscale = g.op("ReduceSum", g.op("Mul", dy, found.xhat), g.ints(others), keepdims=0)
-    return dx, dscale, g.op("ReduceSum", dy, g.ints(others), keepdims=0), None, None
+    if not options.get("training_mode", 0):
+        flat = g.op("Reshape", found.inverse, g.ints([-1]))
+        dmean = g.op("Neg", g.op("ReduceSum", dx, g.ints(others), keepdims=0))
+        steep = g.op("Mul", g.op("Mul", flat, flat), g.op("Mul", scale, g.const(-0.5, like=x)))
+        dvariance = g.op("Mul", steep, dscale)
+    return dx, dscale, g.op("ReduceSum", dy, g.ints(others), keepdims=0), dmean, dvariance
 
 
 def _of_batch(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
@@ -170,7 +177,43 @@ def statistics_of(g: GraphBuilder, node: NodeProto) -> tuple[str, str]:
     return g.op("Reshape", mean, flat), g.op("Reshape", variance, flat)
 
 
-@vjp_all("Dropout")
+@vjp("MeanVarianceNormalization")
+def mean_variance_normalization(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    """(x - mean) / deviation; the operator's 1e-9 beside the deviation is below what rounding leaves."""
+    x = node.input[0]
+    rank = len(g.shape(x, node))
+    axes = [axis % rank for axis in attributes(node).get("axes", [0, 2, 3])]
+    return (back(g, normalized(g, x, axes, epsilon=1e-18), dy, like=x),)
+
+
+@vjp("LRN", refuses="a number of channels that is not known")
+def local_response(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    """y = x s^-b, s = bias + a/n sum of x^2 over n channels: dx = dy s^-b - 2 a b / n x sum of dy x s^(-b - 1).
+
+    The sums over neighbouring channels are products with a band of ones.
+    """
+    x, options = node.input[0], attributes(node)
+    channels, size = g.shape(x, node)[1], options["size"]
+    if not isinstance(channels, int):
+        raise UnsupportedModel(f"{describe(node)}: its number of channels must be known to differentiate it")
+    alpha, beta = options.get("alpha", 1e-4) / size, options.get("beta", 0.75)
+    far = np.arange(channels)[None, :] - np.arange(channels)[:, None]  # from channel (row) to the neighbour summed
+    band = ((far >= -((size - 1) // 2)) & (far <= size // 2)).astype(float)
+    squares = _across(g, g.op("Mul", x, x), band)
+    s = g.op("Add", g.const(options.get("bias", 1.0), like=x), g.op("Mul", g.const(alpha, like=x), squares))
+    direct = g.op("Mul", dy, g.op("Pow", s, g.const(-beta, like=x)))
+    through = _across(g, g.op("Div", g.op("Mul", direct, x), s), band.T)
+    steep = g.op("Mul", g.const(2 * alpha * beta, like=x), x)
+    return (g.op("Sub", direct, g.op("Mul", steep, through)),)
+
+
+def _across(g: GraphBuilder, x: str, band: np.ndarray) -> str:
+    """Return the channels of `x`, each replaced by the sum over those that its row of `band` marks."""
+    flat = g.op("Reshape", x, g.ints([0, 0, -1]))
+    return g.op("Reshape", g.op("MatMul", g.const(band, like=x), flat), g.op("Shape", x))
+
+
+@vjp_all("Dropout", refuses="a gradient for its mask")
 def dropout(g: GraphBuilder, node: NodeProto, dys: Sequence[str | None]) -> Grads:
     """Without training an identity; with it, what was kept, as its mask says, times 1 / (1 - ratio)."""
     dy, rest = _only(node, dys), [None] * (len(node.input) - 1)

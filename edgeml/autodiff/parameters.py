@@ -10,6 +10,7 @@ from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from edgeml.artifacts import TRAINABLE
 from edgeml.autodiff.builder import GraphBuilder, attributes
+from edgeml.autodiff.loops import body_of
 from edgeml.errors import UnsupportedModel, UserError
 
 _WEIGHTS = {  # operator -> the inputs that hold its parameters
@@ -20,6 +21,7 @@ _WEIGHTS = {  # operator -> the inputs that hold its parameters
     **dict.fromkeys(("LSTM", "GRU", "RNN"), (1, 2, 3)),
     "MatMul": (1,),
     "PRelu": (1,),
+    "Einsum": (0, 1, 2),
     "Gather": (0,),
 }
 
@@ -118,8 +120,12 @@ def _weights(nodes: Sequence[NodeProto], floats: set[str]) -> set[str]:
         if node.op_type in _WEIGHTS and node.domain in ("", "ai.onnx"):
             used = {node.input[i] for i in _WEIGHTS[node.op_type] if i < len(node.input)} & floats
             found |= used
-            if used and node.op_type in ("MatMul", "Conv", "ConvTranspose"):
+            if used and node.op_type in ("MatMul", "Conv", "ConvTranspose", "Einsum"):
                 products.add(node.output[0])
         elif node.op_type == "Add" and products.intersection(node.input):
             found |= set(node.input) & floats
+        elif node.op_type == "Scan":  # closed: what its body has of ours came in as a state
+            inside = dict(zip((value.name for value in body_of(node).input), node.input, strict=True))
+            ours = {name for name, outer in inside.items() if outer in floats}
+            found |= {inside[name] for name in _weights(body_of(node).node, ours)}
     return found

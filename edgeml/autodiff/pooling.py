@@ -15,10 +15,12 @@ from edgeml.autodiff.window import Window, window
 from edgeml.errors import UnsupportedModel
 
 
-@vjp("MaxPool")
+@vjp("MaxPool", refuses="storage_order=1 (places in columns)")
 def max_pool(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
     """The operator's second output says where each maximum was; windows that overlap add up."""
     x = node.input[0]
+    if attributes(node).get("storage_order", 0):
+        raise UnsupportedModel(f"{describe(node)}: storage_order 1 has no gradient rule; leave it out")
     if len(node.output) < 2 or not node.output[1]:
         del node.output[1:]
         node.output.append(g.fresh("places"))
@@ -33,21 +35,67 @@ def max_pool(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
     )
 
 
-@vjp("AveragePool")
+@vjp("AveragePool", refuses="sizes that are not known")
 def average_pool(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
-    """Each element of a window gets the same share, by a depthwise transposed convolution with ones."""
+    """Each element of a window gets the same share."""
     x, options = node.input[0], attributes(node)
-    kernel = tuple(options["kernel_shape"])
-    channels, before, after = g.shape(x, node)[1], g.shape(x, node)[2:], g.shape(node.output[0], node)[2:]
-    if not all(isinstance(size, int) for size in (channels, *before, *after)):
-        raise UnsupportedModel(f"{describe(node)}: channels and sizes {g.shapes[x][1:]} must be known")
-    move = window(g, node, kernel)
-    sizes, out = [int(size or 0) for size in before], [int(size or 0) for size in after]
+    _check_known(g, node)
+    move = window(g, node, tuple(options["kernel_shape"]))
+    sizes, out = ([int(size or 0) for size in g.shapes[name][2:]] for name in (x, node.output[0]))
     counts = _counts(move, sizes, out, padded=bool(options.get("count_include_pad", 0)))
-    share = g.op("Div", dy, g.const(counts, like=x))
-    ones = g.const(np.ones((int(channels or 0), 1, *kernel)), like=x)
-    depthwise = replace(move, group=int(channels or 0))
-    return (spread_back(g, (x, node.output[0]), share, weight=ones, move=depthwise),)
+    return (_summed_back(g, node, g.op("Div", dy, g.const(counts, like=x)), move=move),)
+
+
+@vjp("LpPool", refuses="sizes that are not known")
+def lp_pool(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    """y = (sum |x|^p)^(1/p): dx = sign(x) |x|^(p - 1) times the sum of dy y^(1 - p) over the windows of x."""
+    options = attributes(node)
+    _check_known(g, node)
+    share = _norm_share(g, node, dy)
+    spread = _summed_back(g, node, share, move=window(g, node, tuple(options["kernel_shape"])))
+    return (g.op("Mul", _norm_slope(g, node), spread),)
+
+
+@vjp("GlobalLpPool")
+def global_lp_pool(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    return (g.op("Mul", _norm_slope(g, node), _norm_share(g, node, dy)),)
+
+
+def _norm_share(g: GraphBuilder, node: NodeProto, dy: str) -> str:
+    """Return dy y^(1 - p), 0 where y is."""
+    y, p = node.output[0], attributes(node).get("p", 2)
+    zero, one = g.const(0, like=node.input[0]), g.const(1, like=node.input[0])
+    empty = g.op("Equal", y, zero)
+    power = g.op("Pow", g.op("Where", empty, one, y), g.const(1 - p, like=node.input[0]))
+    return g.op("Where", empty, zero, g.op("Mul", dy, power))
+
+
+def _norm_slope(g: GraphBuilder, node: NodeProto) -> str:
+    """Return sign(x) |x|^(p - 1)."""
+    x, p = node.input[0], attributes(node).get("p", 2)
+    return g.op("Mul", g.op("Sign", x), g.op("Pow", g.op("Abs", x), g.const(p - 1, like=x)))
+
+
+@vjp("MaxUnpool")
+def max_unpool(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    """What was put into a place takes the gradient from there."""
+    flat = g.op("Reshape", dy, g.ints([-1]))
+    return g.op("Gather", flat, node.input[1], axis=0), *[None] * (len(node.input) - 1)
+
+
+def _check_known(g: GraphBuilder, node: NodeProto) -> None:
+    x = node.input[0]
+    known = (*g.shape(x, node)[1:], *g.shape(node.output[0], node)[2:])
+    if not all(isinstance(size, int) for size in known):
+        raise UnsupportedModel(f"{describe(node)}: channels and sizes {g.shapes[x][1:]} must be known")
+
+
+def _summed_back(g: GraphBuilder, node: NodeProto, dy: str, *, move: Window) -> str:
+    """Return for every element of the input the sum of `dy` over its windows, by a depthwise transposed convolution."""
+    x = node.input[0]
+    channels = int(g.shapes[x][1] or 0)
+    ones = g.const(np.ones((channels, 1, *move.kernel)), like=x)
+    return spread_back(g, (x, node.output[0]), dy, weight=ones, move=replace(move, group=channels))
 
 
 def _counts(move: Window, sizes: list[int], out: list[int], *, padded: bool) -> np.ndarray:

@@ -41,6 +41,7 @@ class Direction:
     dh: str  # of the last h, beside dy
     dc: str  # of the last cell
     hidden: int
+    activations: tuple[str, ...]  # of the gates, then of the new values
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,7 @@ def _layer(g: GraphBuilder, node: NodeProto, dys: Sequence[str | None]) -> Grads
 def _refuse(g: GraphBuilder, node: NodeProto) -> None:
     options = attributes(node)
     activations = [name.decode().lower() for name in options.get("activations", [])]
-    default = list(DEFAULTS[node.op_type])
-    usual = activations in ([], default, 2 * default) or (node.op_type == "RNN" and set(activations) == {"relu"})
+    usual = set(activations) <= set(SLOPES)
     odd = [name for name in REFUSED if options.get(name)]
     if not usual or odd or any(node.input[4:5]) or any(node.input[7:8]):
         what = ", ".join(odd) or (f"activations {activations}" if not usual else "sequence_lens or peepholes")
@@ -85,6 +85,13 @@ def _refuse(g: GraphBuilder, node: NodeProto) -> None:
 
 def _way(node: NodeProto) -> str:
     return str(attributes(node).get("direction", b"forward").decode())
+
+
+def _activations(node: NodeProto, index: int) -> tuple[str, ...]:
+    """Return the activations of one direction, in small letters."""
+    default = DEFAULTS[node.op_type]
+    given = [name.decode().lower() for name in attributes(node).get("activations", [])] or [*default, *default]
+    return tuple(given[index * len(default) :][: len(default)])
 
 
 def _direction(
@@ -119,22 +126,25 @@ def _direction(
         dh=ends[0],
         dc=ends[1],
         hidden=hidden,
+        activations=_activations(node, index),
     )
 
 
 def _lstm(g: GraphBuilder, node: NodeProto, one: Direction) -> Found:
     pre = _gates(g, one, bias=g.op("Add", one.bw, one.br) if one.bw else "")
     i, o, f, c = g.ops("Split", pre, g.ints([one.hidden] * 4), outputs=4, axis=2)
-    i, o, f, c = (g.op("Sigmoid", i), g.op("Sigmoid", o), g.op("Sigmoid", f), g.op("Tanh", c))
+    gate, fresh, out = one.activations
+    i, o, f, c = _act(g, gate, i), _act(g, gate, o), _act(g, gate, f), _act(g, fresh, c)
     g.dtypes[one.cell] = g.dtypes[one.x]
     step = Body(g, "cell", "f", "ic")
     cell, forget, news = step.inputs
     new = step.op("Add", step.op("Mul", forget, cell), news)
     _, cells = step.scan([one.cell], [f, g.op("Mul", i, c)], outputs=[new, step.kept(new)])
-    top = g.op("Tanh", cells)
-    through = g.op("Mul", o, _slope(g, top, one))
-    ki, kf = g.op("Mul", c, _bell(g, i, one)), g.op("Mul", _shifted(g, one.cell, cells), _bell(g, f, one))
-    ko, kc = g.op("Mul", top, _bell(g, o, one)), g.op("Mul", i, _slope(g, c, one))
+    top = _act(g, out, cells)
+    through = g.op("Mul", o, SLOPES[out](g, top, one.x))
+    ki = g.op("Mul", c, SLOPES[gate](g, i, one.x))
+    kf = g.op("Mul", _shifted(g, one.cell, cells), SLOPES[gate](g, f, one.x))
+    ko, kc = g.op("Mul", top, SLOPES[gate](g, o, one.x)), g.op("Mul", i, SLOPES[fresh](g, c, one.x))
     slopes = g.op("Concat", ki, ko, kf, kc, axis=2)
     step = Body(g, "dh", "dc", "r", "dy", "through", "slopes", "f")
     dh_, dc_, r, dy, through_, slopes_, f_ = step.inputs
@@ -148,8 +158,7 @@ def _lstm(g: GraphBuilder, node: NodeProto, one: Direction) -> Found:
 
 
 def _rnn(g: GraphBuilder, node: NodeProto, one: Direction) -> Found:
-    relu = any(name.lower() == b"relu" for name in attributes(node).get("activations", []))
-    slope = g.op("Sign", one.h) if relu else _slope(g, one.h, one)
+    slope = SLOPES[one.activations[0]](g, one.h, one.x)
     step = Body(g, "dh", "r", "dy", "slope")
     dh, r, dy, slope_ = step.inputs
     dpre = step.op("Mul", step.op("Add", dy, dh), slope_)
@@ -168,17 +177,16 @@ def _gru(g: GraphBuilder, node: NodeProto, one: Direction) -> Found:
     r_zr, r_h = g.ops("Split", one.r, two, outputs=2, axis=0)
     b_zr, b_h = g.ops("Split", one.br, two, outputs=2, axis=0) if one.br else ("", "")
     pre = g.op("Add", x_zr, g.op("MatMul", one.hprev, _transposed(g, r_zr)))
-    z, r = g.ops(
-        "Split", g.op("Sigmoid", g.op("Add", pre, b_zr) if b_zr else pre), g.ints([size] * 2), outputs=2, axis=2
-    )
+    gates = _act(g, one.activations[0], g.op("Add", pre, b_zr) if b_zr else pre)
+    z, r = g.ops("Split", gates, g.ints([size] * 2), outputs=2, axis=2)
     inner = one.hprev if after else g.op("Mul", r, one.hprev)
     product = g.op("MatMul", inner, _transposed(g, r_h))
     product = g.op("Add", product, b_h) if b_h else product
-    new = g.op("Tanh", g.op("Add", x_h, g.op("Mul", r, product) if after else product))
+    new = _act(g, one.activations[1], g.op("Add", x_h, g.op("Mul", r, product) if after else product))
     keep = g.op("Sub", g.const(1, like=one.x), z)
-    a = g.op("Mul", keep, _slope(g, new, one))
-    kz = g.op("Mul", g.op("Sub", one.hprev, new), _bell(g, z, one))
-    kr = g.op("Mul", product if after else one.hprev, _bell(g, r, one))
+    a = g.op("Mul", keep, SLOPES[one.activations[1]](g, new, one.x))
+    kz = g.op("Mul", g.op("Sub", one.hprev, new), SLOPES[one.activations[0]](g, z, one.x))
+    kr = g.op("Mul", product if after else one.hprev, SLOPES[one.activations[0]](g, r, one.x))
     step = Body(g, "dh", "rzr", "rh", "dy", "a", "kz", "kr", "z", "r")
     dh_, rzr, rh, dy, a_, kz_, kr_, z_, r_ = step.inputs
     dh = step.op("Add", dy, dh_)
@@ -207,7 +215,8 @@ def _gru(g: GraphBuilder, node: NodeProto, one: Direction) -> Found:
 
 
 BACK: dict[str, Callable[[GraphBuilder, NodeProto, Direction], Found]] = {"LSTM": _lstm, "GRU": _gru, "RNN": _rnn}
-vjp_all(*BACK)(_layer)
+ODD = f"{', '.join(REFUSED)}; other activations; sequence_lens; peepholes"
+vjp_all(*BACK, refuses=ODD)(_layer)
 
 
 def _gates(g: GraphBuilder, one: Direction, *, bias: str) -> str:
@@ -235,14 +244,35 @@ def _transposed(g: GraphBuilder, name: str) -> str:
     return g.op("Transpose", name, perm=[1, 0])
 
 
-def _bell(g: GraphBuilder, y: str, one: Direction) -> str:
-    """Return the slope of the sigmoid whose value is `y`."""
-    return g.op("Mul", y, g.op("Sub", g.const(1, like=one.x), y))
+def _act(g: GraphBuilder, name: str, x: str) -> str:
+    return g.op({"sigmoid": "Sigmoid", "hardsigmoid": "HardSigmoid", "tanh": "Tanh", "relu": "Relu"}[name], x)
 
 
-def _slope(g: GraphBuilder, y: str, one: Direction) -> str:
-    """Return the slope of the tanh whose value is `y`."""
-    return g.op("Sub", g.const(1, like=one.x), g.op("Mul", y, y))
+def _sigmoid_slope(g: GraphBuilder, y: str, like: str) -> str:
+    return g.op("Mul", y, g.op("Sub", g.const(1, like=like), y))
+
+
+def _tanh_slope(g: GraphBuilder, y: str, like: str) -> str:
+    return g.op("Sub", g.const(1, like=like), g.op("Mul", y, y))
+
+
+def _hard_sigmoid_slope(g: GraphBuilder, y: str, like: str) -> str:
+    """0.2 between its ends: alpha and beta are the operator's own, others are refused."""
+    inside = g.op("And", g.op("Greater", y, g.const(0, like=like)), g.op("Less", y, g.const(1, like=like)))
+    return g.op("Where", inside, g.const(0.2, like=like), g.const(0, like=like))
+
+
+def _relu_slope(g: GraphBuilder, y: str, like: str) -> str:
+    return g.op("Sign", y)
+
+
+# the slope of an activation, from its value and a tensor of its type
+SLOPES: dict[str, Callable[[GraphBuilder, str, str], str]] = {
+    "sigmoid": _sigmoid_slope,
+    "tanh": _tanh_slope,
+    "hardsigmoid": _hard_sigmoid_slope,
+    "relu": _relu_slope,
+}
 
 
 def _one(g: GraphBuilder, name: str | None, index: int, *, axis: int = 0) -> str:

@@ -14,9 +14,7 @@ def reduce_extreme(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
     """Equal extremes share the gradient evenly."""
     x = node.input[0]
     hit = g.op("Cast", g.op("Equal", x, spread(g, node, node.output[0])), to=g.dtypes[x])
-    axes = reduced_axes(g, node)
-    count = g.op("ReduceSum", hit, axes, keepdims=1) if axes else g.op("ReduceSum", hit, keepdims=1)
-    return _one(node, g.op("Mul", spread(g, node, dy), g.op("Div", hit, count)))
+    return _one(node, g.op("Mul", spread(g, node, dy), g.op("Div", hit, _summed(g, node, hit))))
 
 
 @vjp("ReduceL1")
@@ -53,8 +51,16 @@ def reduce_log_sum(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
 
 @vjp("ReduceProd")
 def reduce_prod(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
-    """The product of the others, as product over x: exact where no factor is 0."""
-    return _one(node, g.op("Div", spread(g, node, g.op("Mul", dy, node.output[0])), node.input[0]))
+    """The product of the others: of the factors that are not 0, over x, unless another one is 0."""
+    x = node.input[0]
+    zero, one = g.const(0, like=x), g.const(1, like=x)
+    empty = g.op("Equal", x, zero)
+    factors = g.op("Where", empty, one, x)
+    is_zero = g.op("Cast", empty, to=g.dtypes[x])
+    zeros = _summed(g, node, is_zero)
+    product = g.op("ReduceProd", factors, *node.input[1:], **attributes(node))
+    others = g.op("Div", spread(g, node, g.op("Mul", dy, product)), factors)
+    return _one(node, g.op("Where", g.op("Equal", g.op("Sub", zeros, is_zero), zero), others, zero))
 
 
 @vjp("CumSum")
@@ -63,6 +69,13 @@ def cum_sum(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
     options = attributes(node)
     back = 1 - options.get("reverse", 0)
     return g.op("CumSum", dy, node.input[1], reverse=back, exclusive=options.get("exclusive", 0)), None
+
+
+def _summed(g: GraphBuilder, node: NodeProto, x: str) -> str:
+    """Return the sums of `x`, shaped like the input, over the axes that `node` reduces."""
+    axes = reduced_axes(g, node)
+    noop = attributes(node).get("noop_with_empty_axes", 0)
+    return g.op("ReduceSum", x, *([axes] if axes else []), keepdims=1, noop_with_empty_axes=noop)
 
 
 def _one(node: NodeProto, dx: str) -> Grads:

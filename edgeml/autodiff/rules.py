@@ -3,7 +3,7 @@
 A rule takes the builder, the forward node and the name of the gradient of its first output, and
 returns one gradient (or None) per input. It may emit gradients that nobody needs: dead code is
 removed at the end. Arithmetic stands here; `activations`, `tensors`, `reductions`, `movement`, `convolution`,
-`pooling` and `normalization` hold the others.
+`pooling`, `normalization` and more hold the others. What a rule refuses is written beside it, for docs/autodiff.md.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ OneRule = Callable[[GraphBuilder, NodeProto, str], Grads]
 Rule = Callable[[GraphBuilder, NodeProto, Sequence[str | None]], Grads]
 
 RULES: dict[str, Rule] = {}
+REFUSED: dict[str, str] = {}  # operator -> the uses of it that its rule refuses by name
 
 
-def vjp(*op_types: str) -> Callable[[OneRule], OneRule]:
+def vjp(*op_types: str, refuses: str = "") -> Callable[[OneRule], OneRule]:
     """Register the VJP rule of operators whose first output alone has a gradient."""
 
     def register(rule: OneRule) -> OneRule:
@@ -32,13 +33,13 @@ def vjp(*op_types: str) -> Callable[[OneRule], OneRule]:
         def first(g: GraphBuilder, node: NodeProto, dys: Sequence[str | None]) -> Grads:
             return rule(g, node, dys[0]) if dys[0] else (None,) * len(node.input)
 
-        vjp_all(*op_types)(first)
+        vjp_all(*op_types, refuses=refuses)(first)
         return rule
 
     return register
 
 
-def vjp_all(*op_types: str) -> Callable[[Rule], Rule]:
+def vjp_all(*op_types: str, refuses: str = "") -> Callable[[Rule], Rule]:
     """Register the VJP rule of operators of several outputs: it takes a gradient, or None, for each of them.
 
     A second rule for one operator is a mistake.
@@ -49,6 +50,7 @@ def vjp_all(*op_types: str) -> Callable[[Rule], Rule]:
             if op_type in RULES:
                 raise ValueError(f"{op_type} already has a VJP rule: {RULES[op_type].__name__}")
             RULES[op_type] = rule
+            REFUSED[op_type] = refuses
         return rule
 
     return register
@@ -95,12 +97,32 @@ def div(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
 @vjp("Pow")
 def power(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
     x, exponent = node.input
-    if exponent not in g.constants:
-        raise UnsupportedModel(f"{describe(node)}: only a constant exponent has a gradient rule, {exponent!r} is none")
+    if exponent in g.active or exponent not in g.constants:
+        return _power_of_both(g, node, dy)
     p = g.constants[exponent].astype(np.float64)
     slope = g.const(np.where(p == 0, 0.0, p), like=x)
     lower = g.const(np.where(p == 0, 0.0, p - 1), like=x)  # x ** 0 is flat, also at 0
     return broadcast(g, node, g.op("Mul", dy, g.op("Mul", slope, g.op("Pow", x, lower))), None)
+
+
+def _power_of_both(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    """dx = p x^(p - 1), dp = y log x; where x or p is 0, what would be 0 times infinite is 0."""
+    x, exponent = node.input
+    zero, one = g.const(0, like=x), g.const(1, like=x)
+    p = exponent if g.dtypes.get(exponent) == g.dtypes[x] else g.op("Cast", exponent, to=g.dtypes[x])
+    lower = g.op("Where", g.op("Equal", p, zero), zero, g.op("Sub", p, one))
+    dx = g.op("Mul", dy, g.op("Mul", p, g.op("Pow", x, lower)))
+    empty = g.op("Equal", x, zero)
+    log = g.op("Where", empty, zero, g.op("Log", g.op("Where", empty, one, x)))
+    return broadcast(g, node, dx, g.op("Mul", dy, g.op("Mul", node.output[0], log)))
+
+
+@vjp("Mod", refuses="fmod=0 (whole numbers)")
+def mod(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    """a - b trunc(a / b), between the jumps."""
+    a, b = node.input
+    quotient = g.op("Div", g.op("Sub", a, node.output[0]), b)
+    return broadcast(g, node, dy, g.op("Neg", g.op("Mul", dy, quotient)))
 
 
 @vjp("Sum")
@@ -206,6 +228,11 @@ def sqrt(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
 @vjp("Identity")
 def identity(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
     return (dy,)
+
+
+@vjp("CastLike")
+def cast_like(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    return g.op("Cast", dy, to=g.dtypes[node.input[0]]), None
 
 
 @vjp("Cast")

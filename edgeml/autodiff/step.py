@@ -18,8 +18,11 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, num
 
 from edgeml.artifacts import OnnxModel, TrainingGraph
 from edgeml.autodiff.backward import gradients, live, shared
-from edgeml.autodiff.builder import GraphBuilder, attributes, describe
+from edgeml.autodiff.builder import GraphBuilder, describe
+from edgeml.autodiff.dropout import DRAW, seed_dropout
+from edgeml.autodiff.loops import close
 from edgeml.autodiff.losses import TARGET, WEIGHT, Emitted, Options, check, output_of
+from edgeml.autodiff.newer import spelled_out
 from edgeml.autodiff.optimizers import LR, SGD, STATES, Optimizer
 from edgeml.autodiff.parameters import declared, find_parameters, train_normalizations
 from edgeml.autodiff.shapes import ROWS, input_rows
@@ -30,7 +33,7 @@ OLDEST, NEWEST = 13, 21  # rules emit opset 13 forms; onnxruntime 1.19, the olde
 MAX_IR = 10
 LOSS, NEW, SEED = "loss", "new.", "seed"
 _MOMENTUM, _PLAIN, _UNCHANGED = SGD(), Options(), Shaping()
-_RESERVED = (TARGET, WEIGHT, LR, LOSS, SEED, MU, "rows")
+_RESERVED = (TARGET, WEIGHT, LR, LOSS, SEED, DRAW, MU, "rows")
 _RESERVED_PREFIXES = (NEW, "delta.", "loss.", ANCHOR, CONTROL, *STATES)
 
 
@@ -43,6 +46,7 @@ def training_step(
     options: Options = _PLAIN,
     shaping: Shaping = _UNCHANGED,
     batch_statistics: bool = False,
+    dropout: Mapping[str, float] | None = None,
 ) -> TrainingGraph:
     """Return the training step of `model`; `trainable` names its parameters.
 
@@ -52,7 +56,9 @@ def training_step(
 
     `options` are those of the loss; `shaping` is done to the gradients before the optimizer sees them. With
     `batch_statistics` every BatchNormalization that is trained uses those of the batch, and its running ones are
-    parameters, too.
+    parameters, too. `dropout` gives tensors of the model the share of their elements that a step drops; with it, and
+    for a Dropout of the model that trains, the graph takes `draw`, int64: another number at every step, below 0 to
+    drop nothing.
     Raises UserError for an unknown loss, option or name and UnsupportedModel for a model that cannot be trained.
     """
     chosen = check(loss, options)
@@ -60,6 +66,7 @@ def training_step(
     proto = _prepared(data)
     own = declared(proto) if trainable is None else trainable
     running = train_normalizations(proto, own) if batch_statistics else {}
+    drawn = {DRAW} if seed_dropout(proto, dropout or {}) else set()
     g = GraphBuilder(proto)
     output = output_of(proto, chosen, options)
     g.real = g.numpy_type(output)
@@ -68,18 +75,14 @@ def training_step(
     if own is not None and trainable is None:  # what the model names, and this loss depends on
         own = [name for name in own if any(name in node.input for node in nodes)]
     parameters = find_parameters(g, nodes, own)
-    _check_names(proto, parameters, free=set() if chosen.target else {TARGET})
+    _check_names(proto, parameters, free=drawn | (set() if chosen.target else {TARGET}))
     emitted = chosen.emit(g, output, options)
     values = {name: np.array(g.constants[name]) for name in parameters}
     new = _updates(g, emitted, parameters, optimizer=optimizer, shaping=shaping)
     values |= {name: np.array(g.constants[name]) for name in running}
     new |= {NEW + name: one.update(g, name) for name, one in running.items()}
     state = {name: zero for p in parameters for name, zero in optimizer.states(p, values[p]).items()}
-    if shaping.proximal:
-        proto.graph.input.append(helper.make_tensor_value_info(MU, g.real_type, []))
-    for p in parameters:
-        given = [helper.make_tensor_value_info(name, g.real_type, values[p].shape) for name in shaping.inputs(p)]
-        proto.graph.input.extend(given)
+    proto.graph.input.extend(_shaping_inputs(g, shaping, {name: values[name].shape for name in parameters}))
     if chosen.target is not None:
         proto.graph.input.append(chosen.target(g, output))
     if options.weighted:
@@ -95,6 +98,16 @@ def training_step(
     )
 
 
+def _shaping_inputs(
+    g: GraphBuilder, shaping: Shaping, shapes: Mapping[str, tuple[int, ...]]
+) -> list[onnx.ValueInfoProto]:
+    """Return the inputs that correct the gradients."""
+    found = [helper.make_tensor_value_info(MU, g.real_type, [])] if shaping.proximal else []
+    for parameter, shape in shapes.items():
+        found += [helper.make_tensor_value_info(name, g.real_type, shape) for name in shaping.inputs(parameter)]
+    return found
+
+
 def _prepared(data: bytes) -> ModelProto:
     """Return the model in `data`: constants as initializers, a symbolic number of rows, a version we write."""
     try:
@@ -102,44 +115,32 @@ def _prepared(data: bytes) -> ModelProto:
     except DecodeError as error:
         raise UnsupportedModel(f"{len(data):,} bytes that are not an ONNX model: {error}") from error
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    if not OLDEST <= opset <= NEWEST:
+    if opset < OLDEST:
         raise UnsupportedModel(
-            f"opset {opset}: training takes {OLDEST} to {NEWEST}; convert the model again with opset {NEWEST}"
+            f"opset {opset}: training takes {OLDEST} and later; convert the model again with opset {NEWEST}"
         )
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
+    if opset > NEWEST:
+        model = spelled_out(model, NEWEST)
     graph = model.graph
     if outside := [constant.name for constant in graph.initializer if constant.data_location == TensorProto.EXTERNAL]:
         raise UnsupportedModel(f"the weights of {outside[0]!r} are in another file: save the model as one file")
     names = {constant.name for constant in graph.initializer}
     inputs = [input_rows(value) for value in graph.input if value.name not in names]
-    kept = []
-    for node in graph.node:
-        value = _constant(node)
-        if value is None:
-            kept.append(node)
-        else:
-            graph.initializer.append(numpy_helper.from_array(value, node.output[0]))
-    del graph.node[:], graph.input[:]
-    graph.node.extend(kept)
+    del graph.input[:]
     graph.input.extend(inputs)
+    close(model)
     return model
-
-
-def _constant(node: NodeProto) -> np.ndarray | None:
-    """The value of a Constant node of numbers, or None for any other node."""
-    for name, value in attributes(node).items() if node.op_type == "Constant" else ():
-        if name == "value":
-            return numpy_helper.to_array(value)
-        if name in ("value_float", "value_floats", "value_int", "value_ints"):
-            return np.array(value, dtype=np.float32 if "float" in name else np.int64)
-    return None
 
 
 def _check_flat(nodes: Iterable[NodeProto]) -> None:
     for node in nodes:
-        if any(attribute.type == AttributeProto.GRAPH for attribute in node.attribute):
-            raise UnsupportedModel(f"{describe(node)} holds a graph of its own: branches and loops have no gradient")
+        if node.op_type != "Scan" and any(attribute.type == AttributeProto.GRAPH for attribute in node.attribute):
+            raise UnsupportedModel(
+                f"{describe(node)} holds a graph of its own: branches, and loops that stop by what they compute, "
+                f"have no gradient; give the loop a fixed number of turns"
+            )
 
 
 def _check_names(model: ModelProto, parameters: Iterable[str], *, free: set[str]) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from onnx import NodeProto
 
-from edgeml.autodiff.builder import GraphBuilder, attributes, describe
+from edgeml.autodiff.builder import GraphBuilder, attributes
 from edgeml.autodiff.rules import Grads, vjp
-from edgeml.errors import UnsupportedModel
 
 
 @vjp("Gemm")
@@ -37,7 +36,7 @@ def matmul(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
         return _times_matrix(g, node, dy)
     left, out = g.shape(a, node), g.shape(node.output[0], node)
     if min(len(left), len(right)) < 2:
-        raise UnsupportedModel(f"{describe(node)}: a product with a 1-D tensor has no rule; unsqueeze it first")
+        return _with_vector(g, node, dy)
     da = db = None
     if a in g.active:
         da = g.op("MatMul", dy, _swapped(g, b, len(right)))
@@ -53,13 +52,33 @@ def _times_matrix(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
     a, b = node.input
     rank = len(g.shapes[a]) if a in g.shapes else None
     if rank == 1:
-        raise UnsupportedModel(f"{describe(node)}: a product with a 1-D tensor has no rule; unsqueeze it first")
+        return _with_vector(g, node, dy)
     if rank == 2:
         return g.op("Gemm", dy, b, transB=1), g.op("Gemm", a, dy, transA=1)
     depth, width = (int(size or 0) for size in g.shapes[b])
     rows = g.op("Reshape", a, g.ints([-1, depth]))
     db = g.op("Gemm", rows, g.op("Reshape", dy, g.ints([-1, width])), transA=1)
     return g.op("MatMul", dy, _swapped(g, b, 2)), db
+
+
+def _with_vector(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
+    """A 1-D factor is one row on the left, one column on the right; the answer has no such axis."""
+    a, b = node.input
+    left, right, out = g.shape(a, node), g.shape(b, node), g.shape(node.output[0], node)
+    row, column = len(left) == 1, len(right) == 1
+    dy = g.op("Unsqueeze", dy, g.ints([-2] * row + [-1] * column))
+    wide_a = g.op("Unsqueeze", a, g.ints([0])) if row else a
+    wide_b = g.op("Unsqueeze", b, g.ints([1])) if column else b
+    lead = out[: max(len(left), len(right), 2) - 2]
+    da = g.op("MatMul", dy, _swapped(g, wide_b, max(2, len(right))))
+    db = g.op("MatMul", _swapped(g, wide_a, max(2, len(left))), dy)
+    if row:
+        da = g.op("Squeeze", da, g.ints([-2]))
+        da = g.reduced_to(da, a, out=(*lead, *left))
+    if column:
+        db = g.op("Squeeze", db, g.ints([-1]))
+        db = g.reduced_to(db, b, out=(*lead, *right))
+    return da, db
 
 
 def _swapped(g: GraphBuilder, name: str, rank: int) -> str:

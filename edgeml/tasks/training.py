@@ -17,6 +17,7 @@ from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, nu
 
 from edgeml.artifacts import Task, TrainingGraph
 from edgeml.autodiff.backward import live
+from edgeml.autodiff.dropout import DRAW, PRIME
 from edgeml.autodiff.shaping import ANCHOR, CONTROL, MU
 from edgeml.errors import UserError
 from edgeml.tasks.emitter import Emitter, outputs_of
@@ -27,7 +28,8 @@ from edgeml.tasks.permutation import emit_permutation
 DELTA = "delta."
 BEFORE, AFTER, PERSONAL, CURVE = "loss.before", "loss.after", "loss.personal", "loss.curve"
 ROWS, STEPS = "rows", "steps"
-_SHUFFLED_AND_SCALARS = ("target", "lr")
+_SHUFFLED_AND_SCALARS = ("target", "lr", DRAW)
+_DRAWS = 2**20  # of dropout, that one seed has before those of the next begin
 _TRUE = "task.true"
 PLAIN = Local()
 
@@ -168,7 +170,7 @@ class _Program:
     def _loss(self, e: Emitter, name: str, parameters: Mapping[str, str]) -> None:
         """Add the mean loss over all rows with these `parameters`, as the output `name`."""
         part = Emitter(f"{name}/", self.constants)
-        part.instance(live(self.split.step, ["loss"]), parameters)
+        part.instance(live(self.split.step, ["loss"]), {**parameters, DRAW: part.number(-1)})
         e.nodes.extend(part.nodes)
         self._out(name, f"{name}/loss", (), e=e)
 
@@ -224,11 +226,19 @@ class _Body:
         chosen = e.op("Slice", order, e.op("Unsqueeze", start, zero), e.op("Unsqueeze", end, zero), zero)
         given = {name: e.op("Gather", name, chosen, axis=0) for name in dict.fromkeys((*p.split.crossing, "target"))}
         given |= {name: e.prefix + name for name in p.variables} | {**self.corrections, "lr": rate}
+        if any(value.name == DRAW for value in p.step.graph.input):
+            given[DRAW] = self._draw(e)
         e.instance(live(p.split.step, [value.name for value in p.step.graph.output]), given)
         weight = e.op("Cast", e.op("Size", chosen), to=TensorProto.FLOAT)
         total = e.op("Add", f"{e.prefix}total", e.op("Mul", f"{e.prefix}loss", weight))
         new = [f"{e.prefix}new.{name}" for name in p.variables]
         return self._body(e, [*new, total], carried=[*p.variables, "total"])
+
+    def _draw(self, e: Emitter) -> str:
+        """Return the number of this step among all of all seeds, for dropout."""
+        first = e.op("Mul", e.op("Mod", "seed", e.number(PRIME)), e.number(_DRAWS))
+        epoch = e.op("Mul", f"{self.prefix}epoch/index", self.program.batches)
+        return e.op("Add", first, e.op("Add", epoch, f"{e.prefix}index"))
 
     def _body(self, e: Emitter, results: list[str], *, carried: list[str]) -> GraphProto:
         """Return a Loop body that gives back the variables and one number: carried on, or one per turn."""

@@ -71,6 +71,22 @@ LAYERS: dict[str, list[Case]] = {
             {"kernel_shape": [3, 3], "auto_pad": "SAME_UPPER"},
         )
     ],
+    "LpPool": [
+        Case({"x": away_from(0, shape=(1, 2, 7, 8))}, attributes=options, known=("x",), dtype=np.float32)
+        for options in (
+            {"kernel_shape": [2, 2], "strides": [2, 2]},
+            {"kernel_shape": [3, 3], "strides": [2, 1], "pads": [1, 1, 1, 1], "p": 3},
+        )
+    ],
+    "GlobalLpPool": [Case({"x": away_from(0, shape=(2, 3, 4))}, attributes={"p": p}) for p in (1, 2, 3)],
+    "MaxUnpool": [
+        Case(
+            {"x": normal(1, 1, 2, 2)},
+            ("x", "i", "n"),
+            {"i": np.array([[[[0, 6], [9, 15]]]]), "n": np.array([1, 1, 4, 4])},
+            {"kernel_shape": [2, 2], "strides": [2, 2]},
+        )
+    ],
     "GlobalAveragePool": unary(normal(2, 3, 4, 5)),
     "GlobalMaxPool": unary(distinct(2, 3, 4, 5)),
     "LayerNormalization": [
@@ -87,6 +103,11 @@ LAYERS: dict[str, list[Case]] = {
             dtype=np.float32,
         ),
     ],
+    "MeanVarianceNormalization": [*unary(normal(2, 3, 4, 5)), *unary(normal(3, 6), axes=[1])],
+    "LRN": [
+        Case({"x": normal(2, 7, 3, 2)}, attributes={"size": size, "alpha": 0.3, "beta": 0.6, "bias": 1.5}, known=("x",))
+        for size in (3, 5)
+    ],
     "LpNormalization": [*unary(normal(3, 4)), *unary(away_from(0), p=1), *unary(normal(3, 4), axis=0)],
     "BatchNormalization": [
         Case(
@@ -97,7 +118,8 @@ LAYERS: dict[str, list[Case]] = {
             outputs=3 if options else 1,
         )
         for options in ({}, {"training_mode": 1})
-    ],
+    ]
+    + [Case({"x": normal(4, 3, 5), "s": positive(3), "b": normal(3), "m": normal(3), "v": positive(3)})],
     "Dropout": [
         Case({"x": normal(3, 4)}),
         Case({"x": normal(3, 4)}, ("x", "r", "t"), {"r": np.float64(0.5), "t": np.array(False)}),
@@ -121,8 +143,14 @@ def layers(gates: int, *options: dict[str, Any], cell: bool = False) -> list[Cas
 
 WAYS = {"direction": "reverse"}, {"direction": "bidirectional"}
 LAYERS |= {
-    "LSTM": layers(4, *WAYS, cell=True),
-    "GRU": layers(3, *WAYS, {"linear_before_reset": 1}, {"linear_before_reset": 1, "direction": "bidirectional"}),
+    "LSTM": layers(4, *WAYS, {"activations": ["HardSigmoid", "Tanh", "Tanh"]}, cell=True),
+    "GRU": layers(
+        3,
+        *WAYS,
+        {"linear_before_reset": 1},
+        {"linear_before_reset": 1, "direction": "bidirectional"},
+        {"activations": ["Sigmoid", "Tanh", "HardSigmoid", "Tanh"], "direction": "bidirectional"},
+    ),
     "RNN": [
         *layers(1, *WAYS),
         Case(  # units far on one side of the kink each
@@ -134,3 +162,17 @@ LAYERS |= {
         ),
     ],
 }
+
+
+def criteria() -> list[Case]:
+    """Three classes of five rows, or of two rows of two places; with class weights, and a row that is ignored."""
+    cases = []
+    for reduction in ("none", "mean", "sum"):
+        for x, target in ((normal(5, 3), [0, 2, 1, 1, 0]), (normal(2, 3, 2), [[0, 2], [1, 1]])):
+            given = {"t": np.array(target), "w": np.array([0.5, 2.0, 1.0])}
+            cases.append(Case({"x": x}, ("x", "t"), {"t": given["t"]}, {"reduction": reduction}))
+            cases.append(Case({"x": x}, ("x", "t", "w"), given, {"reduction": reduction, "ignore_index": 2}))
+    return cases
+
+
+LAYERS |= {"NegativeLogLikelihoodLoss": criteria(), "SoftmaxCrossEntropyLoss": criteria()}

@@ -6,53 +6,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import ModelProto, helper, numpy_helper
 
 from edgeml.autodiff import RULES
-from edgeml.autodiff.backward import gradients, live
+from edgeml.autodiff.backward import FLAT, gradients
 from edgeml.autodiff.builder import GraphBuilder
-from edgeml.autodiff.rules import vjp
+from edgeml.autodiff.rules import REFUSED, vjp
 from edgeml.errors import UnsupportedModel
 from edgeml_runtime.session import ModelRefused, Session
-from tests.autodiff.case import Case, normal, positive
-from tests.autodiff.cases import CASES
+from tests.autodiff.case import Case, ints, normal, positive
+from tests.autodiff.cases import CASES, FLAT_CASES
+from tests.autodiff.cases_turns import MAPPED, reading, scans
+from tests.autodiff.graphs import a_model, gradient_model
 
 EVERY_CASE = [(op_type, i) for op_type, cases in CASES.items() for i in range(len(cases))]
 
 
 def test_every_rule_has_a_case() -> None:
     assert CASES.keys() == RULES.keys()
-
-
-def a_model(op_type: str, case: Case, *, dtype: type, symbolic: bool, opset: int) -> ModelProto:
-    """One node from graph inputs to `y`; with `symbolic`, nothing is known of any size."""
-    of = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    inputs = []
-    for name, array in case.inputs.items():
-        dims = [f"{name}{i}" for i in range(array.ndim)] if symbolic and name not in case.known else array.shape
-        inputs.append(helper.make_tensor_value_info(name, of, dims))
-    constants = [np.asarray(v, dtype) if np.asarray(v).dtype.kind == "f" else v for v in case.constants.values()]
-    named = [numpy_helper.from_array(np.asarray(v), n) for n, v in zip(case.constants, constants, strict=True)]
-    node = helper.make_node(
-        op_type, case.order or tuple(case.inputs), ["y", *(f"y{i}" for i in range(1, case.outputs))], **case.attributes
-    )
-    output = helper.make_empty_tensor_value_info("y")
-    graph = helper.make_graph([node], "one", inputs, [output], named)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
-
-
-def gradient_model(model: ModelProto, wrt: list[str], seed: np.ndarray) -> Session:
-    g = GraphBuilder(model)
-    found = gradients(g, {"y": "seed"}, wrt)
-    assert all(found.values()), f"no gradient for {[name for name, tensor in found.items() if tensor is None]}"
-    nodes = live([*g.forward, *g.nodes], [tensor for tensor in found.values() if tensor])
-    nodes += [helper.make_node("Identity", [str(found[name])], [f"d.{name}"]) for name in wrt]
-    constants = [numpy_helper.from_array(array, name) for name, array in g.constants.items()]
-    seed_info = helper.make_tensor_value_info("seed", helper.np_dtype_to_tensor_dtype(seed.dtype), seed.shape)
-    outputs = [helper.make_empty_tensor_value_info(f"d.{name}") for name in wrt]
-    graph = helper.make_graph(nodes, "gradients", [*model.graph.input, seed_info], outputs, constants)
-    whole = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-    return Session(whole.SerializeToString())
 
 
 def finite_differences(session: Session, feeds: dict[str, np.ndarray], seed: np.ndarray, *, h: float) -> dict[str, Any]:
@@ -116,7 +86,11 @@ def test_the_last_state_of_a_recurrent_layer_has_a_gradient_of_its_own(op_type: 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"clip": 3.0}, "clip"), ({"activations": ["Relu", "Tanh", "Tanh"]}, "activations"), ({"layout": 1}, "layout")],
+    [
+        ({"clip": 3.0}, "clip"),
+        ({"activations": ["Softsign", "Tanh", "Tanh"]}, "activations"),
+        ({"layout": 1}, "layout"),
+    ],
 )
 def test_recurrent_layers_of_odd_kinds_are_refused_by_name(options: dict[str, Any], message: str) -> None:
     case = CASES["LSTM"][1]
@@ -139,18 +113,62 @@ def test_a_second_rule_for_one_operator_is_a_mistake() -> None:
         vjp("Relu")(RULES["Tanh"])
 
 
-def test_a_product_with_a_vector_is_refused_by_name() -> None:
-    case = Case({"a": normal(3, 4), "b": normal(4)})
-    model = a_model("MatMul", case, dtype=np.float32, symbolic=False, opset=18)
-    with pytest.raises(UnsupportedModel, match=r"MatMul.*1-D.*unsqueeze"):
-        gradients(GraphBuilder(model), {"y": "seed"}, ["a", "b"])
+@pytest.mark.parametrize("op_type", FLAT_CASES)
+def test_steps_are_flat_and_let_no_gradient_through(op_type: str) -> None:
+    case = FLAT_CASES[op_type][0]
+    assert op_type in FLAT
+    model = a_model(op_type, case, dtype=np.float32, symbolic=False, opset=21)
+    session, feeds = Session(model.SerializeToString()), {"x": case.inputs["x"].astype(np.float32)}
+    seed = np.ones(session.run(feeds)["y"].shape, np.float32)
+    assert not finite_differences(session, feeds, seed, h=1e-3)["x"].any()
+    assert gradients(GraphBuilder(model), {"y": "seed"}, ["x"]) == {"x": None}
 
 
-def test_an_exponent_that_is_learned_is_refused_by_name() -> None:
-    case = Case({"x": positive(3), "p": positive(3)})
-    model = a_model("Pow", case, dtype=np.float32, symbolic=False, opset=18)
-    with pytest.raises(UnsupportedModel, match=r"Pow.*constant exponent.*'p'"):
-        gradients(GraphBuilder(model), {"y": "seed"}, ["x"])
+REFUSALS: list[tuple[str, Case, str]] = [
+    ("Einsum", Case({"a": normal(3, 3)}, attributes={"equation": "ii->i"}), "'ii->i' has a diagonal"),
+    (
+        "Einsum",
+        Case({"a": normal(1, 2, 3), "b": normal(4, 3, 2)}, attributes={"equation": "...ij,...jk"}),
+        "broadcasts a size of 1",
+    ),
+    (
+        "MaxPool",
+        Case({"x": normal(1, 1, 4, 4)}, attributes={"kernel_shape": [2, 2], "storage_order": 1}),
+        "storage_order",
+    ),
+    (
+        "ScatterElements",
+        Case({"x": normal(3), "u": normal(2)}, ("x", "i", "u"), {"i": ints(0, 2)}, {"reduction": "max"}),
+        "reduction 'max'",
+    ),
+    (
+        "Resize",
+        Case(
+            {"x": normal(1, 1, 4, 4)},
+            ("x", "roi", "", "n"),
+            {"roi": np.array([0, 0, 0, 0, 1, 1, 0.5, 1], np.float32), "n": ints(1, 1, 2, 2)},
+            {"coordinate_transformation_mode": "tf_crop_and_resize"},
+        ),
+        "tf_crop_and_resize",
+    ),
+    (
+        "NegativeLogLikelihoodLoss",
+        Case({"x": normal(2, 3), "w": positive(3)}, ("x", "t", "w"), {"t": ints(0, 1)}),
+        "'w'",
+    ),
+    ("Scan", Case({"x": normal(2, 3)}, attributes=scans(MAPPED, sequences=1, scan_input_axes=[1])), "another axis"),
+    ("Scan", Case({"x": normal(2, 3)}, attributes=scans(reading("outside"), sequences=1)), "'outside' from outside"),
+]
+
+
+@pytest.mark.parametrize(
+    ("op_type", "case", "message"), REFUSALS, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_what_a_rule_refuses_it_refuses_by_name(op_type: str, case: Case, message: str) -> None:
+    assert REFUSED[op_type]
+    model = a_model(op_type, case, dtype=np.float32, symbolic=False, opset=18)
+    with pytest.raises(UnsupportedModel, match=rf"operator {op_type} \(node 'y'\).*{message}"):
+        gradients(GraphBuilder(model), {"y": "seed"}, list(case.inputs))
 
 
 def test_equal_nodes_and_equal_constants_are_made_once() -> None:

@@ -1,0 +1,186 @@
+"""Every case of every rule beside torch's float64 autograd and onnx-ad: the worst relative error per operator.
+
+    python -m tests.oracles.compare    # writes benchmarks/results/gradient_rules.json
+
+An error is the largest difference over the largest element of the oracle's gradient.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import GraphProto, ModelProto
+
+from edgeml_runtime.session import ModelRefused, Session
+from tests.autodiff.case import Case
+from tests.autodiff.cases import CASES
+from tests.autodiff.graphs import a_model, gradient_model
+
+NEEDS = ("torch==2.13.0", "onnx-ad==0.3.0", "numpy>=2")
+HERE = Path(__file__).parent
+RESULT = HERE.parents[1] / "benchmarks/results/gradient_rules.json"
+BITS = {64: np.float64, 32: np.float32}
+
+
+@dataclass
+class Figures:
+    """Of one operator: the worst error against torch by bits, against onnx-ad, and why an oracle has nothing to say."""
+
+    torch: dict[int, float] = field(default_factory=dict)
+    onnx_ad: float | None = None
+    torch_silent: list[str] = field(default_factory=list)
+    onnx_ad_silent: list[str] = field(default_factory=list)
+
+    def add(self, bits: int, error: float) -> None:
+        self.torch[bits] = max(error, self.torch.get(bits, 0.0))
+
+
+def compare(python: Path, folder: Path) -> dict[str, Figures]:
+    """Return the figures of every operator, by oracles that `python` has; files go to `folder`."""
+    ours = {name: dict(_ours(op_type, case, folder / name)) for name, op_type, case in _named()}
+    torch_silent = _ask(python, "torch_side.py", folder)
+    ad_silent = _ask(python, "onnx_ad_side.py", folder)
+    found = {op_type: Figures() for op_type in CASES}
+    for name, op_type, case in _named():
+        figures = found[op_type]
+        if name in torch_silent:
+            figures.torch_silent.append(f"case {name}: {torch_silent[name]}")
+        else:
+            with np.load(folder / f"{name}.torch.npz") as oracle:
+                for bits, gradients in ours[name].items():
+                    figures.add(bits, worst(gradients, dict(oracle)))
+        if name in ad_silent:
+            figures.onnx_ad_silent.append(f"case {name}: {ad_silent[name]}")
+            continue
+        adjoint = _adjoint(folder / f"{name}.adjoint", case)
+        if isinstance(adjoint, str):
+            figures.onnx_ad_silent.append(f"case {name}: {adjoint}")
+        else:
+            figures.onnx_ad = max(worst(ours[name][max(ours[name])], adjoint), figures.onnx_ad or 0.0)
+    return found
+
+
+def worst(gradients: Mapping[str, np.ndarray], oracle: Mapping[str, np.ndarray]) -> float:
+    """Return the largest error over all inputs."""
+    errors = []
+    for name, expected in oracle.items():
+        if gradients[name].shape != expected.shape:
+            return float("inf")
+        size = float(np.abs(expected).max(initial=0.0)) or 1.0
+        errors.append(float(np.abs(gradients[name].astype(np.float64) - expected).max(initial=0.0)) / size)
+    return max(errors)
+
+
+def _named() -> Iterator[tuple[str, str, Case]]:
+    for op_type, cases in CASES.items():
+        yield from ((f"{op_type}.{index}", op_type, case) for index, case in enumerate(cases))
+
+
+def _ours(op_type: str, case: Case, stem: Path) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Yield the gradients by bits, and write what the oracles need to know of the case."""
+    asked = False
+    inputs = {name: array.astype(np.float32).astype(np.float64) for name, array in case.inputs.items()}
+    seed = np.empty(0)
+    for bits, dtype in BITS.items():
+        if bits == 64 and case.dtype == np.float32:
+            continue
+        try:
+            model = a_model(op_type, case, dtype=dtype, symbolic=False, opset=case.opsets[-1])
+            feeds = {name: array.astype(dtype) for name, array in inputs.items()}
+            y = Session(model.SerializeToString()).run(feeds)["y"]
+            if not asked:
+                seed = np.random.default_rng(1).normal(size=y.shape).astype(np.float32).astype(np.float64)
+            found = gradient_model(model, list(feeds), seed.astype(y.dtype)).run(
+                {**feeds, "seed": seed.astype(y.dtype)}
+            )
+        except ModelRefused:  # no kernel of these bits
+            continue
+        if not asked:
+            _write(stem, model, op_type, case, inputs=inputs, seed=seed, y=y)
+            asked = True
+        yield bits, {name: found[f"d.{name}"] for name in feeds}
+
+
+def _write(
+    stem: Path,
+    model: ModelProto,
+    op_type: str,
+    case: Case,
+    *,
+    inputs: Mapping[str, np.ndarray],
+    seed: np.ndarray,
+    y: np.ndarray,
+) -> None:
+    Path(f"{stem}.onnx").write_bytes(model.SerializeToString())
+    order = list(case.order or case.inputs)
+    attributes = {name: _plain(value) for name, value in case.attributes.items()}
+    Path(f"{stem}.json").write_text(json.dumps({"operator": op_type, "order": order, "attributes": attributes}))
+    arrays = {f"in.{name}": array for name, array in inputs.items()}
+    arrays |= {f"const.{name}": np.asarray(value) for name, value in case.constants.items()}
+    np.savez(f"{stem}.npz", **arrays, seed=seed, y=y.astype(np.float64))
+
+
+def _plain(value: Any) -> Any:
+    return value.name if isinstance(value, GraphProto) else value
+
+
+def _ask(python: Path, script: str, folder: Path) -> dict[str, str]:
+    """Run one oracle over `folder`; return by case why it is silent."""
+    done = subprocess.run([str(python), str(HERE / script), str(folder)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{script} failed: {done.stderr.strip()[-600:]}")
+    answer: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def _adjoint(path: Path, case: Case) -> dict[str, np.ndarray] | str:
+    """Return the gradients by onnx-ad's graph, or why onnxruntime does not run it."""
+    with np.load(path.with_suffix(".npz")) as arrays:
+        try:
+            session = Session(path.read_bytes())
+            kinds = {spec.name: spec.dtype for spec in session.inputs}
+            feeds = {name: arrays[f"in.{name}"].astype(kinds[name]) for name in case.inputs}
+            seed = arrays["seed"][..., None].astype(kinds["adj_y"])
+            answers = session.run({**feeds, "adj_y": seed})
+        except ModelRefused as error:
+            return f"onnxruntime refuses its graph: {' '.join(str(error).split())[:200]}"
+        return {name: answers[f"adj_{name}"][..., 0] for name in case.inputs}
+
+
+def rows(found: Mapping[str, Figures]) -> dict[str, dict[str, Any]]:
+    """Return the figures as JSON has them."""
+    return {
+        op_type: {
+            "cases": len(CASES[op_type]),
+            **{f"torch_{bits}": error for bits, error in sorted(figures.torch.items(), reverse=True)},
+            "onnx_ad": figures.onnx_ad,
+            "onnx_ad_silent": len(figures.onnx_ad_silent),
+        }
+        for op_type, figures in sorted(found.items())
+    }
+
+
+def main() -> None:
+    python = os.environ.get("EDGEML_ORACLES_PYTHON")
+    if not python:
+        sys.exit(f"set EDGEML_ORACLES_PYTHON to a Python that has {', '.join(NEEDS)}")
+    with tempfile.TemporaryDirectory() as folder:
+        found = compare(Path(python), Path(folder))
+    for op_type, figures in found.items():
+        for line in (*figures.torch_silent, *figures.onnx_ad_silent):
+            print(f"{op_type}: {line}")
+    RESULT.write_text(json.dumps({"oracles": NEEDS, "operators": rows(found)}, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {RESULT}")
+
+
+if __name__ == "__main__":
+    main()
