@@ -19,7 +19,7 @@ FLOORS = [  # bottom first: a room may import lower floors only; the ground floo
     {"rollout", "telemetry", "federated"},
     {"files"},
     {"registry", "transport", "tracking"},
-    {"server", "report"},
+    {"server", "report", "simulation"},
     {"pipeline"},  # it ends in the report, and gives the server its way back to the gates
     {"demo"},
     {"cli"},

@@ -27,7 +27,7 @@ COMMANDS = {  # name -> module of edgeml.cli, what it does
     "server": ("fleet", "The coordinator: rollouts, rounds, telemetry."),
     "deploy": ("fleet", "Start a rollout of a release."),
     "fleet": ("fleet", "Devices: what they run, how they feel."),
-    "federate": ("fleet", "Federated rounds that end in a verified release."),
+    "federate": ("federate", "Federated rounds that end in a verified release."),
     "demo": ("demo", "The whole loop on this machine."),
 }
 

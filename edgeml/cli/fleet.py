@@ -1,4 +1,4 @@
-"""Commands of the fleet: broker, server, deploy, fleet, federate."""
+"""Commands of the fleet: broker, server, deploy, fleet."""
 
 from __future__ import annotations
 
@@ -139,41 +139,3 @@ def forget_key(device: str, registry_path: Path) -> None:
 
     Registry.open(registry_path).fleet.forget_key(device)
     click.echo(f"{device}: the next key that it reports is the one it is known by")
-
-
-@click.command()
-@click.argument("model")
-@click.option("--rounds", default=5, show_default=True, help="How many rounds.")
-@click.option("--wait", is_flag=True, help="Wait until the rounds are done and judged.")
-@click.option("--min-devices", default=2, show_default=True, help="Updates a round needs: its quorum.")
-@click.option("--local-epochs", default=1, show_default=True)
-@click.option("--batch-size", default=16, show_default=True)
-@click.option("--learning-rate", default=0.05, show_default=True)
-@click.option("--momentum", default=0.9, show_default=True)
-@click.option("--deadline", "deadline_s", default=60.0, show_default=True, help="Seconds a round waits for updates.")
-@registry_option
-@json_option
-def federate(model: str, wait: bool, registry_path: Path, as_json: bool, **options: Any) -> None:
-    """Federated rounds over MODEL: released only if better on the server's validation rows."""
-    from edgeml.pipeline.fleet import federation_summary
-    from edgeml.pipeline.wait import wait_federation
-    from edgeml.registry import Registry
-
-    registry = Registry.open(registry_path)
-    registry.server_alive()
-    record = registry.federation(registry.request_federation(model, options))
-    if wait:
-        with Screen() as screen:
-            record = wait_federation(registry, record.id, on_round=lambda done: screen.say("round", _round(done)))
-    summary = federation_summary(record)
-    if as_json:
-        show_json(summary)
-    else:
-        click.echo(summary["verdict"])
-
-
-def _round(done: Any) -> str:
-    return (
-        f"{done.round}: {len(done.participants)} devices, {done.rows:,} rows, metric {done.metric:.4f}, "
-        f"loss {done.loss:.4f}, {done.bytes_up:,} bytes up, {done.seconds:.2f} s"
-    )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from rich.live import Live
     from rich.status import Status
 
 BAR_WIDTH, PIPED_EVERY_S = 32, 60.0
@@ -64,6 +65,18 @@ class Screen:
                 f"[dim]{time.monotonic() - self._began:6.1f} s[/]  [bold]{stage:<9}[/] {line}", soft_wrap=True
             )
 
+    def live(self, running: Live | None) -> Live | None:
+        """Return a part of the terminal that is drawn anew, the one `running` if there is one; None when piped."""
+        if running is not None or not self._console.is_terminal:
+            return running
+        from rich.live import Live
+
+        if self._status:
+            self._status.stop()
+        live = Live(console=self._console, auto_refresh=False)
+        live.start()
+        return live
+
     def bar(self, stage: str, what: str, share: float) -> None:
         """Show how far `stage` is; when piped, only what takes long, now and then."""
         if self._status:
@@ -73,6 +86,59 @@ class Screen:
         elif time.monotonic() - self._told > PIPED_EVERY_S:
             self._told = time.monotonic()
             self.say(stage, f"{share:.0%}  {what}")
+
+
+class Rounds:
+    """Federated rounds as they end: a table that grows on a terminal, plain lines when piped."""
+
+    SHOWN = 12  # the newest
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen, self._done = screen, list[Any]()
+        self._live: Live | None = None
+
+    def __enter__(self) -> Rounds:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def add(self, done: Any) -> None:
+        """Show a round that is over."""
+        self._done.append(done)
+        live = self._screen.live(self._live)
+        if live is None:
+            self._screen.say("round", _round_line(done))
+            return
+        self._live = live
+        live.update(self._table(), refresh=True)
+
+    def _table(self) -> Any:
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for header in ("round", "devices", "rows", "metric", "", "loss", "kB up", "kB down", "seconds", "epsilon"):
+            table.add_column(header, justify="left" if not header else "right")
+        best = max((abs(one.metric) for one in self._done), default=1.0) or 1.0
+        for one in self._done[-self.SHOWN :]:
+            bar = "[green]" + "━" * round(16 * abs(one.metric) / best) + "[/]"
+            spent = getattr(one, "epsilon", None)
+            table.add_row(
+                *(str(one.round), f"{len(one.participants):,}", f"{one.rows:,}", f"{one.metric:.4f}", bar),
+                *(f"{one.loss:.4f}", f"{one.bytes_up / 1e3:,.0f}", f"{one.bytes_down / 1e3:,.0f}"),
+                *(f"{one.seconds:.2f}", "-" if spent is None else f"{spent:.2f}"),
+            )
+        return table
+
+
+def _round_line(done: Any) -> str:
+    spent = getattr(done, "epsilon", None)
+    return (
+        f"{done.round}: {len(done.participants):,} devices, {done.rows:,} rows, metric {done.metric:.4f}, "
+        f"loss {done.loss:.4f}, {done.bytes_up:,} bytes up, {done.seconds:.2f} s"
+        + ("" if spent is None else f", epsilon {spent:.2f}")
+    )
 
 
 def typed() -> str:

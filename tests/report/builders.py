@@ -203,3 +203,50 @@ def a_story(**changes: Any) -> dict[str, Any]:
         ],
         "rollouts": [{"release": "01b7a632", "state": "SUCCEEDED", "devices": {"pi-1": "SUCCEEDED"}, "seconds": 0.5}],
     } | changes
+
+
+def a_federation(rounds: int = 4, **changes: Any) -> dict[str, Any]:
+    """What `edgeml federate --simulate --json` prints."""
+    done = {
+        "state": "closed",
+        "participants": [f"device-{i}" for i in range(8)],
+        "asked": 10,
+        "refused": 0,
+        "rejected": 1,
+        "silent": 2,
+        "rows": 1150,
+        "bytes_up": 267_680,
+        "bytes_down": 290_000,
+        "seconds": 0.031,
+    }
+    course = [
+        {
+            "round": k,
+            "metric": 0.4 + 0.1 * k,
+            "loss": 2.0 / k,
+            "loss_before": 2.1 / k,
+            "loss_after": 1.2 / k,
+            **done,
+            "epsilon": 0.8 * k**0.5,
+        }
+        for k in range(1, rounds + 1)
+    ]
+    return {
+        "model": "digits",
+        "simulated": True,
+        "metric": "accuracy",
+        "rounds": course,
+        "before": 0.11,
+        "after": 0.4 + 0.1 * rounds,
+        "centralized": 0.95,
+        "personal": {"own": 0.97, "shared": 0.9},
+        "released": None,
+        "reason": "simulated: nothing is released",
+        "devices": 10,
+        "partition": "dirichlet:0.1, 10 devices",
+        "strategy": "ditto",
+        "shares": [300, 210, 180, 120, 100, 80, 70, 50, 30, 10],
+        "skew": 0.61,
+        "created": "2026-11-26T13:06:59+00:00",
+        "command": "edgeml federate digits --simulate 10",
+    } | changes

@@ -13,8 +13,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from edgeml.report import bench_page, build_page, compare_page, render
-from tests.report.builders import a_benchmark, a_measurement, a_result, a_story, a_summary, a_variant
+from edgeml.report import bench_page, build_page, compare_page, federation_page, render
+from tests.report.builders import a_benchmark, a_federation, a_measurement, a_result, a_story, a_summary, a_variant
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
@@ -47,6 +47,7 @@ def documents() -> dict[str, str]:
         "build": render(build_page(build | {"on_devices": [joined]}, fleet=a_story())),
         "bench": render(bench_page(bench)),
         "compare": render(compare_page(("old", a_summary()), ("new", build))),
+        "federation": render(federation_page(a_federation())),
         "bare": render(build_page(a_summary(variants=[bare], devices={}))),
     }
 

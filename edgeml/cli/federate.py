@@ -1,0 +1,95 @@
+"""The command `federate`: rounds in a fleet, or simulated over virtual devices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeml.cli.screen import Rounds, Screen, json_option, registry_option, show_json, typed
+
+SIMULATED = ("partition", "attack", "byzantine", "stragglers", "silent", "held_out", "workers", "per_round")
+FLEET = {"rounds": 5, "min_devices": 2, "local_epochs": 1, "batch_size": 16, "learning_rate": 0.05, "momentum": 0.9}
+
+
+@click.command()
+@click.argument("model", metavar="MODEL|PROJECT")
+@click.option("--simulate", "devices", type=click.IntRange(1), help="Virtual devices over PROJECT's training rows.")
+@click.option("--rounds", type=click.IntRange(1), help="How many rounds.  [default: 5]")
+@click.option("--wait", is_flag=True, help="Wait until the rounds are done and judged.")
+@click.option("--strategy", default="fedavg", show_default=True, help="A row of docs/federated.md's table.")
+@click.option("--mu", type=click.FloatRange(0), help="Of the proximal term; the strategy's own if not given.")
+@click.option("--compress", default="", help="How updates travel: fp16, int8, topk:0.05, sign.")
+@click.option("--min-devices", type=click.IntRange(1), help="Updates a round needs: its quorum.  [default: 2]")
+@click.option("--local-epochs", type=click.IntRange(1), help="[default: 1]")
+@click.option("--batch-size", type=click.IntRange(1), help="[default: 16]")
+@click.option("--learning-rate", type=float, help="[default: 0.05]")
+@click.option("--momentum", type=float, help="Of the devices' SGD.  [default: 0.9]")
+@click.option("--deadline", "deadline_s", default=60.0, show_default=True, help="Seconds a round waits for updates.")
+@click.option("--partition", help="Simulated: iid, dirichlet:A, shards:K, or a column.  [default: iid]")
+@click.option("--per-round", type=click.IntRange(0), help="Simulated: devices asked in each round.  [default: all]")
+@click.option("--stragglers", type=click.FloatRange(0, 1), help="Simulated: share that has time for a few epochs.")
+@click.option("--silent", type=click.FloatRange(0, 1), help="Simulated: share that does not answer, drawn anew.")
+@click.option("--byzantine", type=click.FloatRange(0, 1), help="Simulated: share of devices that lie.")
+@click.option("--attack", type=click.Choice(["garbage", "flip", "scale", "nan"]), help="Simulated: how they lie.")
+@click.option("--held-out", type=click.FloatRange(0, 0.9), help="Simulated: share of rows each device is judged on.")
+@click.option("--workers", type=click.IntRange(0), help="Simulated: processes; one per core from 200 devices on.")
+@click.option("--seed", default=0, show_default=True, help="Of the order of rows and of everything simulated.")
+@registry_option
+@json_option
+def federate(model: str, devices: int | None, wait: bool, registry_path: Path, as_json: bool, **given: Any) -> None:
+    """Federated rounds over MODEL: released only if better on the server's validation rows.
+
+    With --simulate N, rounds over N virtual devices that share the training rows of PROJECT; nothing is released.
+    """
+    asked = {name: value for name, value in given.items() if value is not None}
+    if devices is not None:
+        summary = _simulate(Path(model), devices, asked)
+    else:
+        if extra := [name for name in SIMULATED if name in asked]:
+            raise click.UsageError(f"--{extra[0].replace('_', '-')} is for --simulate N")
+        summary = _in_the_fleet(model, asked, registry_path, wait=wait)
+    show_json(summary) if as_json else _show(summary)
+
+
+def _simulate(path: Path, devices: int, asked: dict[str, Any]) -> dict[str, Any]:
+    from edgeml.pipeline.federate import SimulationOptions, simulate_project
+    from edgeml.project import read_project
+
+    options = {name: value for name, value in asked.items() if name not in ("deadline_s", "min_devices")}
+    with Screen() as screen, Rounds(screen) as shown:
+        chosen = SimulationOptions(devices=devices, command=typed(), progress=screen.say, **options)
+        return simulate_project(read_project(path), chosen, shown.add)
+
+
+def _in_the_fleet(model: str, asked: dict[str, Any], registry_path: Path, *, wait: bool) -> dict[str, Any]:
+    from edgeml.federated.strategy import strategy
+    from edgeml.pipeline.federate import write_federation
+    from edgeml.pipeline.wait import wait_federation
+    from edgeml.registry import Registry
+
+    strategy(asked["strategy"], without=frozenset({"release"}))
+    registry = Registry.open(registry_path)
+    registry.server_alive()
+    record = registry.federation(registry.request_federation(model, FLEET | asked))
+    if wait:
+        with Screen() as screen, Rounds(screen) as shown:
+            record = wait_federation(registry, record.id, on_round=shown.add)
+    return write_federation(registry, record, command=typed())
+
+
+def _show(summary: dict[str, Any]) -> None:
+    if "verdict" in summary:
+        click.echo(summary["verdict"])
+    else:
+        central = f", centralized {summary['centralized']:.4f}"
+        change = f"{summary['metric']} {summary['before']:.4f} -> {summary['after']:.4f}{central}"
+        click.echo(f"{summary['model']}: {change}, {len(summary['rounds'])} rounds of {summary['devices']} devices")
+        if summary["personal"]:
+            own, shared = summary["personal"]["own"], summary["personal"]["shared"]
+            click.echo(
+                f"on rows held out on the devices: {own:.4f} with their own models, {shared:.4f} with the shared"
+            )
+    if "report" in summary:
+        click.echo(f"report  {summary['report']}")

@@ -1,0 +1,241 @@
+"""The loop: begin a round, have the virtual devices train, feed what they send into the round, conclude, score."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeml import graph, metrics, verify
+from edgeml.artifacts import ModelTask, OnnxModel, Rows, Task
+from edgeml.errors import UserError
+from edgeml.federated import Federation, Plan, Round, Update
+from edgeml.federated.local import task_of
+from edgeml.simulation.conditions import Conditions
+from edgeml.simulation.crew import Crew
+from edgeml.simulation.device import Call, Judged
+from edgeml_runtime.wire import MalformedMessage, messages, tensors
+from edgeml_runtime.wire.messages import TaskOffer
+
+RUN, MODEL = "simulated", "simulated"
+FINE = Conditions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fleet:
+    """What is simulated: a model, the rows of every device, and rows of the server to judge on."""
+
+    model: OnnxModel
+    shares: Sequence[Rows]
+    valid: Rows
+    kind: ModelTask = "classification"
+    loss: str = "softmax_cross_entropy"
+    metric: str = "accuracy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundTold:
+    """One round: `metric` and `loss` are the shared model's on the server's rows, the other losses the devices'."""
+
+    round: int
+    state: str
+    participants: tuple[str, ...]
+    asked: int
+    refused: int
+    rejected: int
+    silent: int
+    rows: int
+    metric: float
+    loss: float
+    loss_before: float | None
+    loss_after: float | None
+    bytes_up: int
+    bytes_down: int
+    seconds: float  # on this machine, scoring included
+    epsilon: float | None = None  # spent until here, with differential privacy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulated:
+    """What came of it. `judged` is empty unless rows were held out on the devices."""
+
+    rounds: tuple[RoundTold, ...]
+    before: Mapping[str, float]  # metric and loss
+    parameters: Mapping[str, np.ndarray]
+    judged: tuple[Judged, ...]
+    liars: frozenset[str]
+    rows: Mapping[str, int]  # of every device
+
+    @property
+    def personal(self) -> tuple[float, float]:
+        """The mean metric over held-out rows of all devices: of their own models, of the shared one."""
+        weights = [one.rows for one in self.judged]
+        own = float(np.average([one.own for one in self.judged], weights=weights))
+        return own, float(np.average([one.shared for one in self.judged], weights=weights))
+
+
+def simulate(
+    fleet: Fleet,
+    plan: Plan,
+    conditions: Conditions = FINE,
+    *,
+    on_round: Callable[[RoundTold], None] | None = None,
+) -> Simulated:
+    """Run `plan` over the devices of `fleet`; `on_round` is told of every round when it is over.
+
+    Raises UserError when the strategy does not fit the model, or too few devices have rows enough.
+    """
+    if plan.secure is not None:
+        raise UserError("secure aggregation is not simulated: leave it out; the sums are the same without masks")
+    shares, held_out = _split(fleet.shares, conditions.held_out, seed=plan.seed)
+    with Crew(shares, held_out, workers=min(conditions.workers, len(shares))) as crew:
+        loop = _Loop(fleet, plan, conditions, crew=crew, rows={name: len(one) for name, one in shares.items()})
+        before = scores(fleet, loop.federation.parameters)
+        while not loop.federation.finished:
+            told = loop.round()
+            if on_round is not None:
+                on_round(told)
+        return loop.result(before)
+
+
+class _Loop:
+    def __init__(
+        self, fleet: Fleet, plan: Plan, conditions: Conditions, *, crew: Crew, rows: Mapping[str, int]
+    ) -> None:
+        self.fleet, self.plan, self.conditions, self.crew, self.rows = fleet, plan, conditions, crew, rows
+        partial = conditions.stragglers > 0 and conditions.partial
+        self.tasks = {e: self._task(e) for e in (range(1, plan.local_epochs + 1) if partial else [plan.local_epochs])}
+        self.task = self.tasks[plan.local_epochs]
+        self.federation = Federation(
+            RUN, plan, model=MODEL, parameters=self.task.parameters, controls=self.task.controls
+        )
+        self.liars = conditions.liars(sorted(rows), plan.seed)
+        self.told: list[RoundTold] = []
+        self._now = 0.0  # of the machines: only deadlines make it move
+        self._have_graph: set[str] = set()
+
+    def _task(self, epochs: int) -> Task:
+        plan = self.plan
+        return task_of(
+            plan.row,
+            self.fleet.model,
+            loss=self.fleet.loss,
+            momentum=plan.momentum,
+            epochs=epochs,
+            batch_size=plan.batch_size,
+            decay=plan.epoch_decay != 1.0,
+        )
+
+    def round(self) -> RoundTold:
+        """Run one round and return what came of it."""
+        began, federation = time.perf_counter(), self.federation
+        machine = federation.begin(self.rows, self._now)
+        if machine is None:
+            ready = sum(count >= self.plan.min_rows for count in self.rows.values())
+            raise UserError(
+                f"{ready} of {len(self.rows)} devices have {self.plan.min_rows} rows or more, and a round needs "
+                f"{self.plan.min_devices}: lower min_rows or min_devices, or ask for fewer devices"
+            )
+        assert isinstance(machine, Round), "a plan with masks was refused"
+        offer, blob = federation.offer(self.task)
+        for task in self.tasks.values():
+            self.crew.load(task.digest, task.data, max_update_bytes=offer.max_update_bytes)
+        cohort = sorted(machine.cohort)
+        graphs = {epochs: task.digest for epochs, task in self.tasks.items()}
+        calls = self.conditions.calls(
+            cohort, graphs, liars=self.liars, seed=self.plan.seed, number=len(federation.history)
+        )
+        self._train(machine, calls, offer, blob)
+        self._now = max(self._now, machine.deadline) if machine.outcome is None else self._now
+        result = federation.conclude(self._now)
+        outcome = machine.outcome
+        assert result is not None and outcome is not None
+        found = scores(self.fleet, federation.parameters)
+        fresh = machine.cohort - self._have_graph
+        self._have_graph |= fresh
+        self.told.append(
+            RoundTold(
+                round=len(federation.history),
+                state=result.state,
+                participants=result.participants,
+                asked=len(cohort),
+                refused=len(outcome.refused),
+                rejected=sum(sum(counts.values()) for counts in outcome.rejected.values()),
+                silent=len(outcome.silent),
+                rows=sum(update.rows for update in outcome.updates),
+                metric=found["metric"],
+                loss=found["loss"],
+                loss_before=result.loss_before,
+                loss_after=result.loss,
+                bytes_up=result.bytes_up,
+                bytes_down=_down(offer, blob, asked=len(cohort), fresh=len(fresh)),
+                seconds=time.perf_counter() - began,
+                epsilon=result.epsilon,
+            )
+        )
+        return self.told[-1]
+
+    def _train(self, machine: Round, calls: Sequence[Call], offer: TaskOffer, blob: bytes) -> None:
+        """Feed every answer into `machine`, in an order that does not depend on the processes."""
+        replies = {reply.device: reply for reply in self.crew.train(calls, offer, blob)}
+        rng = np.random.default_rng([self.plan.seed, len(self.federation.history)])
+        for device in rng.permutation(sorted(replies)).tolist():
+            reply = replies.pop(device)
+            if reply.refused:
+                machine.refuse(device, reply.refused, self._now)
+                continue
+            try:
+                arrays = tensors.unpack(reply.body)
+            except MalformedMessage as error:
+                machine.invalid(device, error, self._now)
+                continue
+            update = Update(device, reply.rows, arrays, metrics=reply.metrics, size=len(reply.body))
+            machine.receive(device, update, self._now)
+
+    def result(self, before: Mapping[str, float]) -> Simulated:
+        """Return what came of all rounds."""
+        fleet, parameters = self.fleet, self.federation.parameters
+        judged: list[Judged] = []
+        if self.conditions.held_out:
+            judged = self.crew.judge(fleet.model, tensors.pack(parameters), fleet.kind, fleet.metric)
+        return Simulated(
+            rounds=tuple(self.told),
+            before=before,
+            parameters=parameters,
+            judged=tuple(judged),
+            liars=self.liars,
+            rows=self.rows,
+        )
+
+
+def scores(fleet: Fleet, parameters: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Return the metric and the loss of the shared model on the server's rows."""
+    loss = "log_loss" if fleet.kind == "classification" else "rmse"
+    answers = verify.run_answers(graph.set_initializers(fleet.model, parameters), Rows(fleet.valid.inputs), fleet.kind)
+    assert fleet.valid.target is not None, "rows to judge on have a target"
+    found = metrics.evaluate(fleet.kind, fleet.valid.target, answers, [fleet.metric, loss])
+    return {"metric": found[fleet.metric], "loss": found[loss] if loss == "log_loss" else found[loss] ** 2}
+
+
+def processes() -> int:
+    """Return how many workers this machine has cores for."""
+    return len(os.sched_getaffinity(0))
+
+
+def _split(shares: Sequence[Rows], part: float, *, seed: int) -> tuple[dict[str, Rows], dict[str, Rows]]:
+    """Return the rows to learn from and those held out, by device; at least one row is learned from."""
+    width, learn, held = len(str(max(0, len(shares) - 1))), {}, {}
+    for i, rows in enumerate(shares):
+        name, count = f"device-{i:0{width}}", len(rows)
+        order = np.random.default_rng([seed, i]).permutation(count) if part else np.arange(count)
+        cut = min(round(part * count), max(0, count - 1))
+        learn[name], held[name] = rows.take(np.sort(order[cut:])), rows.take(np.sort(order[:cut]))
+    return learn, held
+
+
+def _down(offer: TaskOffer, blob: bytes, *, asked: int, fresh: int) -> int:
+    """Return the bytes that devices fetch: the offer and the parameters, and the graph when they have not got it."""
+    return (len(messages.encode(offer)) + len(blob)) * asked + offer.graph_bytes * fresh

@@ -1,0 +1,65 @@
+"""`edgeml federate --simulate`: what it prints, what programs read, what it leaves behind, how it ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Command
+
+PROJECT = """\
+name: wine
+task: classification
+data: {train: "sklearn:wine"}
+search: {metric: accuracy, estimators: [mlp], trials: 1, folds: 2}
+track: {mlflow: off}
+federated: {rounds: 6}
+"""
+
+
+@pytest.fixture
+def wine(tmp_path: Path) -> Path:
+    folder = tmp_path / "wine"
+    folder.mkdir()
+    (folder / "edgeml.yaml").write_text(PROJECT, encoding="utf-8")
+    return folder
+
+
+def test_rounds_over_virtual_devices_and_their_report(edgeml: Command, wine: Path) -> None:
+    words = ["--partition", "dirichlet:1", "--strategy", "ditto", "--compress", "int8", "--held-out", "0.2"]
+    said = edgeml("federate", wine, "--simulate", 6, *words, "--json")
+    assert said.code == 0, said.err
+    told = said.json
+    assert [done["round"] for done in told["rounds"]] == list(range(1, 7)) and told["devices"] == 6
+    assert {"participants", "metric", "loss", "bytes_up", "bytes_down", "seconds"} <= told["rounds"][0].keys()
+    assert told["after"] > told["before"] and told["centralized"] > 0.8 and told["released"] is None
+    assert told["rounds"][0]["rows"] < sum(told["shares"]), "a fifth of every device's rows is held out"
+    assert 0 <= told["personal"]["own"] <= 1 and 0 < told["skew"] < 1
+    page = Path(told["report"])
+    assert page.read_text(encoding="utf-8").lstrip().startswith("<!doctype html>")
+    assert json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))["rounds"] == told["rounds"]
+    assert said.err.count("round ") >= 6, "a line a round when piped"
+
+    again = edgeml("federate", wine, "--simulate", 6, *words)
+    assert again.code == 0 and "6 rounds of 6 devices" in again.out and str(page) in again.out
+    assert f"{told['after']:.4f}" in again.out, "the same seed gives the same federation"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--simulate", "4", "--partition", "dirichlet:x"], 1, "dirichlet:0.1"),
+        (["--simulate", "4", "--strategy", "fedx"], 1, "unknown strategy 'fedx'"),
+        (["--simulate", "4", "--compress", "zip"], 1, "zip"),
+        (["--simulate", "4", "--strategy", "bulyan", "--byzantine", "0.5"], 1, "needs 11"),
+        (["--simulate", "4000"], 1, "4000 devices and"),
+        (["--simulate", "0"], 2, "0 is not in the range"),
+        (["--partition", "iid"], 2, "--partition is for --simulate N"),
+        (["--strategy", "fedper"], 1, "fedper and release exclude each other"),
+    ],
+)
+def test_what_cannot_be_is_one_line(edgeml: Command, wine: Path, words: list[str], code: int, message: str) -> None:
+    said = edgeml("federate", wine, *words)
+    assert said.code == code and message in said.error, said.err
