@@ -1,6 +1,7 @@
 """The ways to learn together, one row each: what devices do, how updates become one, what that excludes.
 
-A strategy is data. `local.task_of` makes its task graph, `Federation` its rounds; `STRATEGIES` is the whole table.
+A strategy is data. `local.task_of` makes its task graph, `Federation` its rounds; `STRATEGIES` is the whole table, and
+`python -m edgeml.federated.strategy` prints it for docs/federated.md.
 """
 
 from __future__ import annotations
@@ -128,3 +129,20 @@ def strategy(name: str, *, without: frozenset[str] = frozenset()) -> Strategy:
         able = [row.name for row in STRATEGIES.values() if not row.excludes & without]
         raise UserError(f"{name} and {clash[0]} exclude each other: {EXCLUDED[clash[0]]}; choose of {', '.join(able)}")
     return STRATEGIES[name]
+
+
+def table() -> str:
+    """Return the rows as a Markdown table."""
+    lines = ["| strategy | what it does | devices add | the server adds | not with | arXiv |", "|---|---|---|---|---|---|"]
+    for row in STRATEGIES.values():
+        added = [f"mu (w - anchor), mu {row.mu:g}"] if row.mu else []
+        added += ["c - c_i to every gradient"] * row.control
+        added += [{"head": "their own last layer", "model": "a second model"}[row.personal]] if row.personal else []
+        server = "" if row.server.kind == "add" else f"{row.server.kind}, rate {row.server.rate:g}"
+        cells = (row.name, row.what, "; ".join(added), server, ", ".join(sorted(row.excludes)), row.paper)
+        lines.append(f"| {' | '.join(f'`{cell}`' if cell == row.name else cell for cell in cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())

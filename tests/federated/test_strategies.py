@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from edgeml.errors import UserError
 from edgeml.federated import STRATEGIES, Believe, Federation, Plan, Update, check_update, strategy
 from edgeml.federated.journal import arrays_of, resume, state_of
 from edgeml.federated.local import head, task_of
-from edgeml.federated.strategy import EXCLUDED
+from edgeml.federated.strategy import EXCLUDED, table
 from edgeml_runtime.session import Session
 from tests.tasks.test_training_task import LAYERS, MEAN, SCALE, SCALER, WEIGHTS, a_model, loss_and_gradients
 from tests.tasks.trajectory import trained
@@ -384,3 +385,7 @@ def test_control_variates_outlive_the_server() -> None:
     first, second = one.round(), other.round()
     assert all(np.array_equal(first[name], second[name]) for name in first)
     assert any(value.any() for value in fresh.controls.values())
+
+
+def test_the_table_in_the_docs_is_the_table() -> None:
+    assert table() in (Path(__file__).parents[2] / "docs/federated.md").read_text(encoding="utf-8"), "print it again"
