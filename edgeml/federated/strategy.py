@@ -133,7 +133,10 @@ def strategy(name: str, *, without: frozenset[str] = frozenset()) -> Strategy:
 
 def table() -> str:
     """Return the rows as a Markdown table."""
-    lines = ["| strategy | what it does | devices add | the server adds | not with | arXiv |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| strategy | what it does | devices add | the server adds | not with | arXiv |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in STRATEGIES.values():
         added = [f"mu (w - anchor), mu {row.mu:g}"] if row.mu else []
         added += ["c - c_i to every gradient"] * row.control

@@ -132,51 +132,54 @@ class _Loop:
     def round(self) -> RoundTold:
         """Run one round and return what came of it."""
         began, federation = time.perf_counter(), self.federation
-        machine = federation.begin(self.rows, self._now)
+        machine = self._begin()
+        offer, blob = federation.offer(self.task)
+        for task in self.tasks.values():
+            self.crew.load(task.digest, task.data, max_update_bytes=offer.max_update_bytes)
+        graphs = {epochs: task.digest for epochs, task in self.tasks.items()}
+        seed, number = self.plan.seed, len(federation.history)
+        calls = self.conditions.calls(sorted(machine.cohort), graphs, liars=self.liars, seed=seed, number=number)
+        self._train(machine, calls, offer, blob)
+        if machine.outcome is None:
+            self._now = max(self._now, machine.deadline)
+        result, outcome = federation.conclude(self._now), machine.outcome
+        assert result is not None and outcome is not None
+        fresh = machine.cohort - self._have_graph
+        self._have_graph |= fresh
+        told = RoundTold(
+            round=len(federation.history),
+            state=result.state,
+            participants=result.participants,
+            asked=len(machine.cohort),
+            refused=len(outcome.refused),
+            rejected=sum(sum(counts.values()) for counts in outcome.rejected.values()),
+            silent=len(outcome.silent),
+            rows=sum(update.rows for update in outcome.updates),
+            **scores(self.fleet, federation.parameters),
+            loss_before=result.loss_before,
+            loss_after=result.loss,
+            bytes_up=result.bytes_up,
+            bytes_down=_down(offer, blob, asked=len(machine.cohort), fresh=len(fresh)),
+            seconds=time.perf_counter() - began,
+            epsilon=result.epsilon,
+        )
+        self.told.append(told)
+        return told
+
+    def _begin(self) -> Round:
+        federation, before = self.federation, -1
+        machine = None
+        while machine is None and len(federation.history) > before and not federation.finished:
+            before = len(federation.history)  # it grows where chance drew too few: then it draws again
+            machine = federation.begin(self.rows, self._now)
         if machine is None:
             ready = sum(count >= self.plan.min_rows for count in self.rows.values())
             raise UserError(
                 f"{ready} of {len(self.rows)} devices have {self.plan.min_rows} rows or more, and a round needs "
-                f"{self.plan.min_devices}: lower min_rows or min_devices, or ask for fewer devices"
+                f"{self.plan.quorum}: lower min_rows or min_devices, or ask for fewer devices"
             )
-        assert isinstance(machine, Round), "a plan with masks was refused"
-        offer, blob = federation.offer(self.task)
-        for task in self.tasks.values():
-            self.crew.load(task.digest, task.data, max_update_bytes=offer.max_update_bytes)
-        cohort = sorted(machine.cohort)
-        graphs = {epochs: task.digest for epochs, task in self.tasks.items()}
-        calls = self.conditions.calls(
-            cohort, graphs, liars=self.liars, seed=self.plan.seed, number=len(federation.history)
-        )
-        self._train(machine, calls, offer, blob)
-        self._now = max(self._now, machine.deadline) if machine.outcome is None else self._now
-        result = federation.conclude(self._now)
-        outcome = machine.outcome
-        assert result is not None and outcome is not None
-        found = scores(self.fleet, federation.parameters)
-        fresh = machine.cohort - self._have_graph
-        self._have_graph |= fresh
-        self.told.append(
-            RoundTold(
-                round=len(federation.history),
-                state=result.state,
-                participants=result.participants,
-                asked=len(cohort),
-                refused=len(outcome.refused),
-                rejected=sum(sum(counts.values()) for counts in outcome.rejected.values()),
-                silent=len(outcome.silent),
-                rows=sum(update.rows for update in outcome.updates),
-                metric=found["metric"],
-                loss=found["loss"],
-                loss_before=result.loss_before,
-                loss_after=result.loss,
-                bytes_up=result.bytes_up,
-                bytes_down=_down(offer, blob, asked=len(cohort), fresh=len(fresh)),
-                seconds=time.perf_counter() - began,
-                epsilon=result.epsilon,
-            )
-        )
-        return self.told[-1]
+        assert isinstance(machine, Round), "plans with masks are refused before"
+        return machine
 
     def _train(self, machine: Round, calls: Sequence[Call], offer: TaskOffer, blob: bytes) -> None:
         """Feed every answer into `machine`, in an order that does not depend on the processes."""
