@@ -44,6 +44,12 @@ def is_column(spec: str) -> bool:
     return spec.partition(":")[0] not in PARTITIONS
 
 
+def check_spec(spec: str) -> None:
+    """Raise UserError when `spec` is a rule with a number that cannot be."""
+    if not is_column(spec):
+        _number(spec, spec.partition(":")[2])
+
+
 def _iid(labels: np.ndarray, devices: int, option: float, rng: np.random.Generator) -> Shares:
     return np.array_split(rng.permutation(len(labels)), devices)
 

@@ -15,15 +15,16 @@ import numpy as np
 from edgeml import graph, report
 from edgeml.artifacts import TARGET_SCALE, Dataset, OnnxModel
 from edgeml.autodiff import training_step
-from edgeml.errors import ProjectError
+from edgeml.errors import ProjectError, UserError
 from edgeml.federated import Believe, CohortOptions, Plan, least_updates, strategy
-from edgeml.federated.partition import is_column, partition, skew
+from edgeml.federated.combinations import check_plan
+from edgeml.federated.partition import check_spec, is_column, partition, skew
 from edgeml.files import Cache
 from edgeml.pipeline.finish import write_page
 from edgeml.pipeline.fleet import federation_summary
 from edgeml.pipeline.plan import key, plan_build
 from edgeml.pipeline.prove import Desk
-from edgeml.pipeline.run import Progress, silent
+from edgeml.pipeline.run import Progress
 from edgeml.pipeline.stages import learn
 from edgeml.pipeline.subject import Stopwatch
 from edgeml.project import Project
@@ -61,6 +62,12 @@ class SimulationOptions:
     command: str = "edgeml federate"
     progress: Progress = dataclasses.field(default=silent)
 
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """The options that decide the result."""
+        beside = ("command", "progress", "workers")
+        return {one.name: getattr(self, one.name) for one in dataclasses.fields(self) if one.name not in beside}
+
 
 def simulate_project(
     project: Project, options: SimulationOptions, on_round: Callable[[RoundTold], None] | None = None
@@ -69,18 +76,25 @@ def simulate_project(
 
     The model is the one that the project trains; what it reaches, trained on all rows at once, is `centralized`.
     """
-    began, spec = time.perf_counter(), options.partition
+    began, spec, plan = time.perf_counter(), options.partition, plan_of(project, options)
+    check_plan(plan)
+    check_spec(spec)
+    if plan.quorum > options.devices:
+        raise UserError(
+            f"{options.strategy} against {plan.believe.byzantine} liars needs {plan.quorum} updates a round, and there "
+            f"are {options.devices} devices: ask for more devices or fewer liars"
+        )
     if is_column(spec) and project.data.group != spec:
         project = project.model_copy(update={"data": project.data.model_copy(update={"group": spec})})
     watch = Stopwatch(options.progress)
     build = plan_build(project.model_copy(update={"federated": project.federated.model_copy(update={"enabled": True})}))
     fitted, model = learn(build, Desk(Cache(build.work / "cache"), watch))
-    dataset, plan = fitted.dataset, plan_of(project, options)
+    dataset = fitted.dataset
     fleet, shares = _fleet(dataset, fresh(model, loss=LOSSES[dataset.task], seed=options.seed), options)
     plan = dataclasses.replace(plan, learning_rate=plan.learning_rate * _rate(model))
     found = simulate(fleet, plan, _conditions(options), on_round=on_round)
     central = scores(dataclasses.replace(fleet, model=model), {})["metric"]
-    folder = build.work / FOLDER / key(build.digest, dataclasses.replace(options, progress=silent, command=""))[:12]
+    folder = build.work / FOLDER / key(build.digest, options.decisive)[:12]
     document = {
         **_told(found, fleet.metric, central),
         "model": project.name,
