@@ -25,6 +25,7 @@ from edgeml.pipeline.fleet import federation_summary
 from edgeml.pipeline.plan import key, plan_build
 from edgeml.pipeline.prove import Desk
 from edgeml.pipeline.run import Progress
+from edgeml.pipeline.run import silent as to_nobody
 from edgeml.pipeline.stages import learn
 from edgeml.pipeline.subject import Stopwatch
 from edgeml.project import Project
@@ -60,7 +61,7 @@ class SimulationOptions:
     workers: int | None = None
     seed: int = 0
     command: str = "edgeml federate"
-    progress: Progress = dataclasses.field(default=silent)
+    progress: Progress = dataclasses.field(default=to_nobody)
 
     @property
     def decisive(self) -> dict[str, Any]:

@@ -78,8 +78,8 @@ class Crew:
             pipe.send(request)
         busy = list(self._pipes)
         while busy:
-            for pipe in wait(busy):
-                assert isinstance(pipe, Connection)
+            for ready in wait(busy):
+                pipe = next(one for one in busy if one is ready)
                 answer = pipe.recv()
                 if isinstance(answer, Exception):
                     raise answer
