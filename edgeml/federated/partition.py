@@ -8,7 +8,8 @@ COLUMN        rows of one value stay together; of more values than devices, seve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -33,7 +34,7 @@ def partition(
     if groups is not None:
         found = _by_group(groups, devices, spec)
     elif name in PARTITIONS:
-        found = PARTITIONS[name](_classes(target), devices, _number(spec, option), rng)
+        found = PARTITIONS[name](_classes(target), devices, _number(spec, option), rng=rng)
     else:
         raise UserError(f"unknown partition {spec!r}; known: iid, dirichlet:ALPHA, shards:COUNT, or a column")
     return [np.sort(share).astype(np.int64) for share in found]
@@ -50,11 +51,11 @@ def check_spec(spec: str) -> None:
         _number(spec, spec.partition(":")[2])
 
 
-def _iid(labels: np.ndarray, devices: int, option: float, rng: np.random.Generator) -> Shares:
+def _iid(labels: np.ndarray, devices: int, option: float, *, rng: np.random.Generator) -> Shares:
     return np.array_split(rng.permutation(len(labels)), devices)
 
 
-def _dirichlet(labels: np.ndarray, devices: int, alpha: float, rng: np.random.Generator) -> Shares:
+def _dirichlet(labels: np.ndarray, devices: int, alpha: float, *, rng: np.random.Generator) -> Shares:
     parts: list[list[np.ndarray]] = [[] for _ in range(devices)]
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
@@ -73,7 +74,7 @@ def _nobody_empty(shares: Shares) -> Shares:
     return shares
 
 
-def _shards(labels: np.ndarray, devices: int, count: float, rng: np.random.Generator) -> Shares:
+def _shards(labels: np.ndarray, devices: int, count: float, *, rng: np.random.Generator) -> Shares:
     pieces, each = devices * int(count), int(count)
     if pieces > len(labels):
         raise UserError(f"{devices} devices with {each} shards each are more than {len(labels):,} rows: ask for fewer")
@@ -96,7 +97,12 @@ def _by_group(groups: np.ndarray, devices: int, spec: str) -> Shares:
     return [np.flatnonzero(owner[member] == device) for device in range(devices)]
 
 
-Rule = Callable[[np.ndarray, int, float, np.random.Generator], Shares]
+class Rule(Protocol):
+    """Deals rows with these `labels` to `devices`; `option` is the number behind the colon."""
+
+    def __call__(self, labels: np.ndarray, devices: int, option: float, /, *, rng: np.random.Generator) -> Shares: ...
+
+
 PARTITIONS: dict[str, Rule] = {"iid": _iid, "dirichlet": _dirichlet, "shards": _shards}
 
 

@@ -65,7 +65,7 @@ class Crew:
             parts[self._where[call.device]].append(call)
         yield from self._ask([("train", part, offer, parameters) for part in parts])
 
-    def judge(self, model: OnnxModel, parameters: bytes, kind: ModelTask, metric: str) -> list[Judged]:
+    def judge(self, model: OnnxModel, parameters: bytes, *, kind: ModelTask, metric: str) -> list[Judged]:
         """Return how every device's own model does on the rows it held out."""
         request = ("judge", model, parameters, kind, metric)
         return sorted(self._ask([request] * max(1, len(self._pipes))), key=lambda one: one.device)
@@ -101,7 +101,7 @@ def _answers(home: Household, request: tuple[Any, ...]) -> Iterator[Any]:
             yield home.train(call, offer, parameters)
     else:
         model, blob, kind, metric = rest
-        yield from home.judge(model, tensors.unpack(blob), kind, metric)
+        yield from home.judge(model, tensors.unpack(blob), kind=kind, metric=metric)
 
 
 def _work(pipe: Connection, shares: Mapping[str, Rows], held_out: Mapping[str, Rows]) -> None:

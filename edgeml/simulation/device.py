@@ -102,7 +102,7 @@ class Household:
         self.residual[device] = encoded.residual
         return tensors.pack(encoded.arrays)
 
-    def judge(self, model: OnnxModel, parameters: Arrays, kind: ModelTask, metric: str) -> list[Judged]:
+    def judge(self, model: OnnxModel, parameters: Arrays, *, kind: ModelTask, metric: str) -> list[Judged]:
         """Return how well each device's own parameters, and the shared ones, do on its held-out rows."""
         found = []
         for device, rows in self.held_out.items():

@@ -139,7 +139,7 @@ class _Loop:
         graphs = {epochs: task.digest for epochs, task in self.tasks.items()}
         seed, number = self.plan.seed, len(federation.history)
         calls = self.conditions.calls(sorted(machine.cohort), graphs, liars=self.liars, seed=seed, number=number)
-        self._train(machine, calls, offer, blob)
+        self._train(machine, calls, offer=offer, blob=blob)
         if machine.outcome is None:
             self._now = max(self._now, machine.deadline)
         result, outcome = federation.conclude(self._now), machine.outcome
@@ -181,7 +181,7 @@ class _Loop:
         assert isinstance(machine, Round), "plans with masks are refused before"
         return machine
 
-    def _train(self, machine: Round, calls: Sequence[Call], offer: TaskOffer, blob: bytes) -> None:
+    def _train(self, machine: Round, calls: Sequence[Call], *, offer: TaskOffer, blob: bytes) -> None:
         """Feed every answer into `machine`, in an order that does not depend on the processes."""
         replies = {reply.device: reply for reply in self.crew.train(calls, offer, blob)}
         rng = np.random.default_rng([self.plan.seed, len(self.federation.history)])
@@ -203,7 +203,7 @@ class _Loop:
         fleet, parameters = self.fleet, self.federation.parameters
         judged: list[Judged] = []
         if self.conditions.held_out:
-            judged = self.crew.judge(fleet.model, tensors.pack(parameters), fleet.kind, fleet.metric)
+            judged = self.crew.judge(fleet.model, tensors.pack(parameters), kind=fleet.kind, metric=fleet.metric)
         return Simulated(
             rounds=tuple(self.told),
             before=before,
