@@ -1,6 +1,7 @@
 """A task on made-up rows before it sees a true one: does its answer hang on all rows, or on a few?
 
-    sums       the answer for two heaps of rows is the sum of the answers for each: f(A + B) = f(A) + f(B)
+    sums       each output is a sum over rows, or a product of two such sums, or a few marks: ones among zeros that
+               do not change with the order of rows (that a device took part, in which bin its extremes are)
     training   changing one row of many changes each part of the update, for most rows
 
 Copies of rows (Identity, Slice, Gather, one-hot times X, sorting, a loop over places) fail the one, and updates made of
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -24,8 +25,10 @@ from edgeml_runtime.task import Answer, Rows
 from edgeml_runtime.wire.manifest import TensorSpec
 from edgeml_runtime.wire.tasks import DELTA, TARGET, TaskKind
 
-HEAP, LEAST, MOST = 13, 24, 128  # rows: of one heap of two; of training, some ten runs
+HEAP, LEAST, MOST = 13, 24, 128  # rows: of one heap of three; of training, some ten runs
 TRIALS = 4  # one could come out well by chance
+MAX_MARKS = 1024  # ones in all outputs that are no sums
+AT_ALL = "the task does not run on made-up rows"
 SUM_RTOL = 1e-4  # of the largest value of an output: float32 sums in another order
 PROBES, ENOUGH = 5, 2  # rows changed at first, and how many of them may change nothing before all are looked at
 SILENT_SHARE = 0.6  # of all rows: more of them without any effect on a part of the update is no training
@@ -86,8 +89,11 @@ class Maker:
         return self.sort.numbers(self.rng, (count, *shape)).astype(np.float32)
 
 
-def rehearse(play: Play) -> None:
-    """Raise TaskRefused when the task fails on made-up rows of every sort: its answer would point at single rows."""
+def rehearse(play: Play) -> frozenset[str]:
+    """Return which outputs are marks, no sums, to be checked again in the true answer.
+
+    Raises TaskRefused when the task fails on made-up rows of every sort: its answer would point at single rows.
+    """
     judge = _train if play.kind == "training" else _add
     objections = []
     for sort in SORTS:
@@ -95,35 +101,55 @@ def rehearse(play: Play) -> None:
             continue
         scalars = {name: value * (sort.rate if name == RATE else 1.0) for name, value in play.scalars.items()}
         try:
-            objection = judge(replace(play, scalars=scalars), sort)
+            return judge(replace(play, scalars=scalars), sort)
         except DeviceError as error:
-            objection = f"the task does not run on made-up rows: {error}"
-        if not objection:
-            return
-        objections.append(objection)
+            objections.append(str(error) if isinstance(error, Unfit) else f"{AT_ALL}: {error}")
     raise TaskRefused(objections[0])
 
 
-def _add(play: Play, sort: Sort) -> str:
-    """Return why the outputs are no sums over rows, or ""."""
-    maker = Maker(play, sort)
+def check_marks(update: Mapping[str, np.ndarray], marks: Collection[str]) -> None:
+    """Raise TaskRefused when those outputs are anything but a few ones among zeros."""
+    ones = 0
+    for name in marks:
+        ones += int(np.count_nonzero(update[name]))
+        if not np.isin(update[name], (0, 1)).all():
+            raise Unfit(f"output {name!r} is no sum over rows and no product of two, so it could carry rows away")
+    if ones > MAX_MARKS:
+        raise Unfit(f"{ones:,} marks in outputs that are no sums over rows; {MAX_MARKS:,} are allowed")
+
+
+class Unfit(TaskRefused):
+    """What a task gave on made-up rows says too much about single ones."""
+
+
+def _add(play: Play, sort: Sort) -> frozenset[str]:
+    """Return the outputs that are neither sums over rows nor products of two; raise Unfit when they are no marks.
+
+    q(A + B + C) - q(A + B) - q(A + C) - q(B + C) + q(A) + q(B) + q(C) is nought for both.
+    """
+    maker, marks = Maker(play, sort), set[str]()
     for _ in range(TRIALS):
-        first, second = (maker.rows(HEAP) for _ in range(2))
-        whole, *parts = (_run(play, rows).update for rows in (_joined(first, second), first, second))
-        for name, value in whole.items():
-            halves = [part[name].astype(np.float64) for part in parts]
-            off = float(np.max(np.abs(value - sum(halves)), initial=0.0))
-            scale = max(float(np.max(np.abs(array), initial=0.0)) for array in (value, *halves))
-            if off > SUM_RTOL * scale:
-                return (
-                    f"output {name!r} is no sum over rows: for {2 * HEAP} made-up rows it is up to {off:.3g} off what "
-                    f"their halves give together, so it could carry rows away"
-                )
-    return ""
+        a, b, c = (maker.rows(HEAP) for _ in range(3))
+        every = _joined(_joined(a, b), c)
+        plus, minus = (every, a, b, c), (_joined(a, b), _joined(a, c), _joined(b, c))
+        signed = [(1, _run(play, rows).update) for rows in plus] + [(-1, _run(play, rows).update) for rows in minus]
+        whole = signed[0][1]
+        for name in whole:
+            terms = [sign * update[name].astype(np.float64) for sign, update in signed]
+            scale = max(float(np.max(np.abs(term), initial=0.0)) for term in terms)
+            if float(np.max(np.abs(sum(terms)), initial=0.0)) > SUM_RTOL * scale:
+                marks.add(name)
+        for _, update in signed:
+            check_marks(update, marks)
+        if marks:
+            shuffled = _run(play, _shuffled(every, maker.rng)).update
+            if moved := [name for name in sorted(marks) if not np.array_equal(shuffled[name], whole[name])]:
+                raise Unfit(f"output {moved[0]!r} changes with the order of rows, so it could carry rows away")
+    return frozenset(marks)
 
 
-def _train(play: Play, sort: Sort) -> str:
-    """Return which part of the update, or which loss, hangs on a few rows only, or ""."""
+def _train(play: Play, sort: Sort) -> frozenset[str]:
+    """Raise Unfit when a part of the update, or a loss, hangs on a few rows only; no output is a mark."""
     maker, count = Maker(play, sort), _enough(play)
     rows, *other = (maker.rows(count) for _ in range(1 + TRIALS))
     start, others = _parts(play, rows), other[0]
@@ -136,11 +162,11 @@ def _train(play: Play, sort: Sort) -> str:
         for name in moving:
             silent[name] += not _moved(start[name], changed[name])
         if tried == PROBES and max(silent.values(), default=0) < ENOUGH:
-            return ""
+            return frozenset()
     worst = max(silent, key=lambda name: silent[name], default="")
     if not worst or silent[worst] <= SILENT_SHARE * count:
-        return ""
-    return (
+        return frozenset()
+    raise Unfit(
         f"output {worst!r} follows single rows: of {count} made-up rows, changed one at a time, {silent[worst]} had no "
         f"effect on it, so it could carry the others away"
     )
@@ -177,6 +203,11 @@ def _joined(first: Rows, second: Rows) -> Rows:
     if first[1] is None or second[1] is None:
         return inputs, None
     return inputs, np.concatenate([first[1], second[1]])
+
+
+def _shuffled(rows: Rows, rng: np.random.Generator) -> Rows:
+    order = rng.permutation(task.count(rows))
+    return {name: array[order] for name, array in rows[0].items()}, None if rows[1] is None else rows[1][order]
 
 
 def _exchanged(rows: Rows, others: Rows, index: int) -> Rows:

@@ -32,7 +32,7 @@ from edgeml_runtime.errors import DeviceError, MalformedMessage, TaskRefused
 from edgeml_runtime.kept import Kept
 from edgeml_runtime.ledger import Ledger
 from edgeml_runtime.memory import give_back
-from edgeml_runtime.rehearsal import Play, rehearse
+from edgeml_runtime.rehearsal import Play, check_marks, rehearse
 from edgeml_runtime.samples import Samples
 from edgeml_runtime.session import Session
 from edgeml_runtime.task import Limits, Rows
@@ -45,7 +45,7 @@ IDLE_S, REST_S = 20.0, 0.3
 INPUT = "input."  # prefix of a release's example rows among its goldens
 UPDATE, LOG, ERRORS = "update.safetensors", "ran.jsonl", "child.err"
 MAX_ANSWER = 64 << 10  # bytes of the line that comes back
-_rehearsed: set[tuple[str, str]] = set()  # graph and kind, in this process
+_rehearsed: dict[tuple[str, str], frozenset[str]] = {}  # graph and kind -> outputs that are marks, in this process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,15 +201,15 @@ def _perform(state: Path, order: Order) -> Ran:
     parameters = tensors.unpack((state / BLOBS / order.parameters).read_bytes())
     with contextlib.closing(Samples(state / SAMPLES)) as samples:
         if (order.graph, order.kind) not in _rehearsed:
-            layout, examples = samples.layout(), _examples(state)
-            rehearse(Play(session, order.kind, order.scalars, parameters, layout, examples))
-            _rehearsed.add((order.graph, order.kind))
+            play = Play(session, order.kind, order.scalars, parameters, samples.layout(), _examples(state))
+            _rehearsed[order.graph, order.kind] = rehearse(play)
         told = {"at": time.time(), "round": order.round, "kind": order.kind, "graph": order.graph}
         Ledger(state / TASKS / LOG).note(told)
         rows = _rows(samples, labelled=task.takes_labels(session.inputs), needed=order.min_rows)
     kept = Kept(state / KEPT, most=order.kept_bytes)
     was = kept.before(order.run, order.round)
     answer = task.run(session, rows, kind=order.kind, scalars=order.scalars, parameters=parameters, kept=was)
+    check_marks(answer.update, _rehearsed[order.graph, order.kind])
     data = tensors.pack(answer.update)
     if len(data) > order.update_bytes:
         raise TaskRefused(f"an update of {len(data):,} bytes, and {order.update_bytes:,} are allowed")

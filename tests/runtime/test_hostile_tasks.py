@@ -38,6 +38,7 @@ CONSTANTS = {
     "nought": np.array(0, np.float32),
     "for_ever": np.array(2**62, np.int64),
     "half": np.array(0.5, np.float32),
+    "steps": np.ones((20, 1), np.float32),
     "wide": np.array([9**6], np.int64),
     "huge": np.array([1 << 20, 1 << 20], np.int64),
 }
@@ -99,7 +100,7 @@ SUMS: Mapping[str, tuple[bytes, str]] = {
     ),
     "the rows, said to be ten": (
         a_graph([node("Identity", ["numeric"], ["stolen"])], stolen(10, WIDTH)),
-        r"came as \(26, 64\) and was declared as \(10, 64\)",
+        r"came as \(39, 64\) and was declared as \(10, 64\)",
     ),
     "a number for each row": (
         a_graph([node("ReduceSum", ["numeric", "one"], ["stolen"], keepdims=0)], stolen("rows")),
@@ -132,6 +133,29 @@ SUMS: Mapping[str, tuple[bytes, str]] = {
     "sorted columns": (
         a_graph([node("TopK", ["numeric", "ten"], ["stolen", "where"], axis=0)], stolen(10, WIDTH)),
         "no sum over rows",
+    ),
+    "the signs of the first row": (
+        a_graph(
+            [
+                node("Gather", ["numeric", "first"], ["row"], axis=0),
+                node("Greater", ["row", "nought"], ["sign"]),
+                node("Cast", ["sign"], ["stolen"], to=FLOAT),
+            ],
+            stolen(WIDTH),
+        ),
+        "changes with the order of rows",
+    ),
+    "a wall of marks": (
+        a_graph(
+            [
+                node("ReduceMax", ["numeric", "zero"], ["largest"], keepdims=1),
+                node("Sub", ["largest", "steps"], ["above"]),
+                node("Greater", ["largest", "above"], ["sign"]),
+                node("Cast", ["sign"], ["stolen"], to=FLOAT),
+            ],
+            stolen(20, WIDTH),
+        ),
+        "1,280 marks in outputs that are no sums over rows; 1,024 are allowed",
     ),
     "names": (a_graph([node("Cast", ["numeric"], ["stolen"], to=8)], ("stolen", 8, [10, 64])), "could carry rows away"),
     "a giant tensor": (

@@ -10,8 +10,11 @@ import pytest
 from onnx import helper
 
 from edgeml import tasks
+from edgeml.artifacts import Rows as Table
 from edgeml.artifacts import Task
 from edgeml.autodiff import SGD, Shaping, training_step
+from edgeml.graph import random_rows
+from edgeml.quantize import calibration_points
 from edgeml.tasks import Local, boosting
 from edgeml.tasks.statistics import FAMILIES, begin
 from edgeml.tasks.study import Study
@@ -20,11 +23,14 @@ from edgeml_runtime.rehearsal import Layout, Play, rehearse
 from edgeml_runtime.session import Session
 from edgeml_runtime.task import Limits, check_graph
 from edgeml_runtime.vetting import Allowed, vet
+from tests.networks import an_mlp
 from tests.runtime.graphs import FLOAT, mlp, model
 from tests.tasks.fleet import Rows, split, sums
 from tests.tasks.pooled import CASES
 from tests.tasks.test_boosting import CASES as BOOSTED
 from tests.tasks.test_boosting import columns_of
+from tests.tasks.test_drift import of_numbers, text_model, texts
+from tests.tasks.test_evaluation import fitted
 
 LIMITS = Limits(update=16 << 20)
 PROXIMAL, CONTROL = Shaping(proximal=True), Shaping(control=True)
@@ -56,11 +62,12 @@ def test_training_of_every_form_passes(name: str) -> None:
 
 def pass_rounds(study: Study, rows: Rows, rounds: int) -> None:
     """Take the first `rounds` of `study` over devices that hold `rows`, as long as they would run its tasks."""
-    fleet = split(rows)
+    layout = {name: (array.shape[1:], array.dtype == object) for name, array in rows.items() if name != "target"}
+    fleet = [part for part in split(rows) if len(next(iter(part.values())))]
     for _ in range(rounds):
         if not study.done:
             task = study.task()
-            pass_all(task, {"x": (rows["x"].shape[1:], False)})
+            pass_all(task, layout)
             study = study.take(sums(task, fleet))
 
 
@@ -74,6 +81,24 @@ def test_the_statistics_of_every_family_pass(name: str) -> None:
 def test_boosting_passes_from_its_edges_to_its_second_tree(case: str) -> None:
     estimator, rows, _ = BOOSTED[case]
     pass_rounds(boosting.begin(estimator, columns_of(case)), rows, 12)
+
+
+@pytest.mark.parametrize("case", ["binary", "forest", "regression"])
+def test_evaluations_pass(case: str) -> None:
+    judged, _, rows = fitted(case)
+    pass_rounds(tasks.evaluation(judged, "regression" if case == "regression" else "classification"), rows, 1)
+
+
+def test_drift_passes_for_numbers_and_for_text() -> None:
+    known, x = of_numbers()
+    pass_rounds(tasks.drift(known), {"numeric": x}, 1)
+    pass_rounds(tasks.drift(tasks.reference(text_model(), Table(texts()))), texts(), 1)
+
+
+def test_calibration_passes_in_each_of_its_rounds() -> None:
+    """Its outputs are marks: in which part of the range the extremes of a device are."""
+    graph, tensors = calibration_points(an_mlp())
+    pass_rounds(tasks.calibration(graph, tensors), random_rows(an_mlp(), 200), 5)
 
 
 def far_from_nought() -> Task:
