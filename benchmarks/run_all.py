@@ -14,6 +14,7 @@ SCRIPTS = {  # script -> what it shows
     "agent": "The agent while it serves",
     "transfer": "Ten megabytes to a device",
     "training_step": "Training compiled to ONNX",
+    "exact_statistics": "Estimators learned by sums over devices",
     "federated_round": "A federated round",
     "passes": "What graph passes gain",
     "smaller": "Variants with fewer parts",

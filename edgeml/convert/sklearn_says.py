@@ -50,7 +50,7 @@ def answers_of(estimator: Any) -> list[Says]:
     if hasattr(estimator, "predict_proba"):  # mixtures
         return [Says(CLUSTER, _whole(estimator.predict)), Says(PROBABILITIES, _matrix(estimator.predict_proba))]
     if hasattr(estimator, "predict"):
-        says = [Says(CLUSTER, _whole(estimator.predict))]
+        says = [Says(CLUSTER, _whole(_as_fitted(estimator, estimator.predict)))]
         return [*says, Says(DISTANCES, _matrix(estimator.transform))] if hasattr(estimator, "transform") else says
     _needs(estimator, kind, "transform")
     return [Says(FEATURES, _matrix(estimator.transform))]
@@ -88,6 +88,13 @@ def _needs(estimator: Any, kind: str, method: str) -> None:
             f"this {kind} describes the rows it was fitted on and has no {method} for new ones: "
             f"there is nothing to run on a device"
         )
+
+
+def _as_fitted(estimator: Any, ask: Ask) -> Ask:
+    """Return `ask`, given rows in the dtype of the centres: scikit-learn's k-means takes no other."""
+    last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+    dtype = getattr(getattr(last, "cluster_centers_", None), "dtype", None)
+    return ask if dtype is None else lambda rows: ask(np.asarray(rows, dtype=dtype))
 
 
 def _matrix(ask: Ask) -> Ask:

@@ -115,6 +115,16 @@ def test_a_transformer_gives_its_features(tmp_path):
     assert [(s.name, s.shape) for s in graph.outputs(model)] == [("features", (-1, 4))]
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("steps", [(), (preprocessing.StandardScaler(),)], ids=["alone", "behind a scaler"])
+def test_k_means_comes_in_whatever_precision_it_was_fitted_in(steps, dtype, tmp_path):
+    estimator = make_pipeline(*steps, cluster.KMeans(3, n_init=1, random_state=0))
+    path = saved(estimator, tmp_path / "m.joblib", x=X.astype(dtype), y=None)
+    read = convert.read_model(path, trust=True)
+    found = Session(read.data).run({"numeric": X.astype(np.float32)})["cluster"]
+    assert np.mean(found == estimator.predict(X.astype(dtype))) > 0.99
+
+
 def test_a_pipeline_over_text_takes_one_column_of_text(tmp_path, real_data):
     lines = real_data("sentences_amazon/amazon_cells_labelled.txt").read_text().splitlines()
     texts, marks = zip(*(line.rsplit("\t", 1) for line in lines if "\t" in line), strict=True)
