@@ -9,8 +9,12 @@ import numpy as np
 
 from edgeml.artifacts import Task
 from edgeml.tasks.study import Study
+from edgeml_runtime.config import Policy
 from edgeml_runtime.session import Session
+from edgeml_runtime.task import Limits, check_graph, run, takes_labels
 
+LIMITS = Limits(update=Policy().max_update_bytes)
+TARGET = "target"
 Rows = Mapping[str, np.ndarray]
 
 
@@ -36,11 +40,12 @@ def _session(graph: bytes) -> Session:
 
 
 def answer(task: Task, rows: Rows) -> dict[str, np.ndarray]:
-    """Return what one device sends for `task`, in the dtypes and shapes that the task announced."""
+    """Return what one device sends for `task`, through the device's own checks, in the announced dtypes and shapes."""
     session = _session(task.data)
-    wanted = {spec.name for spec in session.inputs}
-    given = {name: array for name, array in rows.items() if name in wanted}
-    found = session.run({**task.parameters, **given})
+    check_graph(session.inputs, session.outputs, kind=task.kind, limits=LIMITS)
+    inputs = {name: array for name, array in rows.items() if name != TARGET}
+    held = (inputs, rows.get(TARGET) if takes_labels(session.inputs) else None)
+    found = run(session, held, kind=task.kind, scalars={}, parameters=task.parameters).update
     assert {name: (array.dtype.name, array.shape) for name, array in found.items()} == dict(task.outputs)
     return found
 
