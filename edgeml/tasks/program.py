@@ -16,7 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeml.artifacts import Task, TaskKind
 from edgeml.errors import UserError
+from edgeml.graph import load
 from edgeml.tasks.emitter import Emitter, outputs_of
+from edgeml.tasks.front import Front, free_rows
 
 ROWS, LEFT_OUT, TARGET = "rows", "rows.left_out", "target"
 OPSET, IR = 18, 8  # reductions take axes as inputs from 18; onnxruntime 1.17 to 1.32 read IR 8
@@ -35,6 +37,7 @@ class Columns:
     classes: tuple[object, ...] = ()  # by index; the target of a row is the index
     width: int = 0  # numbers in a row as it lies on the device, where `steps` make `features` of them
     steps: tuple[Step, ...] = ()  # what is done to rows before they are summed
+    front: Front | None = None  # what makes the features of the model's own inputs
 
     @property
     def held(self) -> int:
@@ -62,10 +65,10 @@ class Program:
         self.columns = columns
         self.constants: dict[str, np.ndarray] = {}
         self.e = e = Emitter("", self.constants)
-        self._inputs = [helper.make_tensor_value_info(columns.name, DTYPES[columns.dtype], ["rows", columns.held])]
+        self._inputs = _row_inputs(columns)
         self._parameters: dict[str, np.ndarray] = {}
         self._outputs: list[onnx.ValueInfoProto] = []
-        self.x = e.op("Cast", columns.name, to=TensorProto.DOUBLE)
+        self.x = e.op("Cast", _features(e, columns), to=TensorProto.DOUBLE)
         kept = "" if missing else self._whole(least)
         self.y = ""
         if target:
@@ -129,6 +132,10 @@ class Program:
     def parameter(self, name: str, value: np.ndarray) -> str:
         """Return `name`, an input that the round gives and whose first value is `value`."""
         value = np.asarray(value)
+        if name in {known.name for known in self._inputs}:
+            raise UserError(
+                f"the model has an input {name!r}, and the study a parameter of that name: rename the input"
+            )
         self._parameters[name] = value
         dtype = helper.np_dtype_to_tensor_dtype(value.dtype)
         self._inputs.append(helper.make_tensor_value_info(name, dtype, value.shape))
@@ -167,10 +174,29 @@ class Program:
         """Return the finished program as a task about `source`."""
         constants = [numpy_helper.from_array(value, name) for name, value in self.constants.items()]
         graph = helper.make_graph(self.e.nodes, kind, self._inputs, self._outputs, constants)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
+        before = self.columns.front
+        opsets = {"": OPSET} | (before.opsets if before else {})
+        ir = max(IR, load(before.model).ir_version) if before else IR
+        imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+        model = helper.make_model(graph, opset_imports=imports, ir_version=ir)
         onnx.checker.check_model(model)
         parameters: Mapping[str, np.ndarray] = dict(self._parameters)
         return Task(kind, model.SerializeToString(), source, parameters, scalars=(), outputs=outputs_of(model))
+
+
+def _row_inputs(columns: Columns) -> list[onnx.ValueInfoProto]:
+    if columns.front:
+        return free_rows(columns.front.inputs)
+    return [helper.make_tensor_value_info(columns.name, DTYPES[columns.dtype], ["rows", columns.held])]
+
+
+def _features(e: Emitter, columns: Columns) -> str:
+    """Return the rows as (n, held): the input itself, or what the front makes of the inputs."""
+    if columns.front is None:
+        return columns.name
+    made = columns.front.emit(e)
+    rows = e.op("Slice", e.op("Shape", columns.front.inputs[0].name), e.vector(0), e.vector(1))
+    return e.op("Reshape", made, e.op("Concat", rows, e.vector(columns.held), axis=0))
 
 
 _INT = TensorProto.INT64

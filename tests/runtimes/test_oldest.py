@@ -19,9 +19,12 @@ from edgeml.graph import opsets
 from edgeml.pipeline.runtimes import loadable
 from edgeml.project import parse_project
 from edgeml.quantize import RECIPES, Options, quantize
+from edgeml.tasks.statistics import FAMILIES, begin
 from edgeml_runtime.session import VERSION, Session
 from tests import networks
 from tests.quantize import graphs
+from tests.tasks.fleet import split, sums
+from tests.tasks.pooled import CASES
 
 pytestmark = pytest.mark.runtimes
 REPLAY = Path(__file__).with_name("replay.py")
@@ -123,3 +126,19 @@ def test_the_replay_itself_finds_what_is_wrong(tmp_path: Path) -> None:
     said = replayed(sys.executable, tmp_path)
     assert said["version"] == VERSION
     assert said["found"]["right"] == 0 and said["found"]["wrong"] > 0.05 and isinstance(said["found"]["none"], str)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_round_of_a_study_answers_alike(name: str, old_python: Path, tmp_path: Path) -> None:
+    case, target = CASES[name][0], FAMILIES[name].target
+    study, fleet = begin(case.estimator, case.shape(target)), split(case.rows(target))
+    rounds = 0
+    while not study.done:
+        task = study.task()
+        given = {**fleet[-1], **task.parameters}
+        wanted = {spec.name for spec in Session(task.data).inputs}
+        rows = Rows({key: value for key, value in given.items() if key in wanted})
+        keep(tmp_path, f"round{rounds}", OnnxModel(task.data, "study"), rows)
+        study, rounds = study.take(sums(task, fleet)), rounds + 1
+    found = replayed(old_python, tmp_path)["found"]
+    assert len(found) == rounds and not [far for far in found.values() if isinstance(far, str) or far > 1e-12]

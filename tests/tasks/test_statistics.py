@@ -15,7 +15,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
-from sklearn.preprocessing import KBinsDiscretizer
+from sklearn.preprocessing import KBinsDiscretizer, StandardScaler
 from sklearn.svm import SVC
 
 from edgeml import convert
@@ -154,6 +154,9 @@ def test_what_is_no_sum_is_refused_with_what_can_be_federated(estimator: object,
         (KMeans(3), r"k-means\+\+.*give init as an array of \(3, 4\)"),
         (PCA("mle"), "mle"),
         (KBinsDiscretizer(strategy="kmeans"), "kmeans"),
+        (Ridge(alpha=[1.0, 2.0]), "give one number"),
+        (Ridge(alpha=-1.0), "scikit-learn refuses this Ridge.*alpha"),
+        (StandardScaler(with_mean="perhaps"), "scikit-learn refuses this StandardScaler"),
     ],
     ids=str,
 )

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from edgeml.errors import UnsupportedModel, UserError
 from edgeml.tasks import boosting
+from edgeml.tasks.front import Front
 from edgeml.tasks.program import Columns, Target
 from edgeml.tasks.statistics import (
     bayes,
@@ -179,20 +180,25 @@ FAMILIES: Mapping[str, Family] = {
 def study(
     what: Any,
     *,
-    features: int,
+    features: int = 0,
     classes: Sequence[object] = (),
+    front: Front | None = None,
     name: str = "x",
     dtype: Literal["float32", "float64"] = "float32",
 ) -> Inquiry:
     """Return the study that fits `what`, an unfitted scikit-learn estimator or the name of one, over a fleet.
 
     Devices hold rows of (rows, `features`) under `name`, the model's own input, and for what learns from targets
-    `target`: int64 (rows,) indices into `classes`, or float64 (rows,) values. The result is a fitted estimator.
+    `target`: int64 (rows,) indices into `classes`, or float64 (rows,) values. With a `front`, rows enter as its model
+    takes them, and `what` is fitted on the features that it makes. The result is a fitted estimator.
 
     A Pipeline of them is fitted step by step. Raises UnsupportedModel when a training is no sum over devices,
     UserError when an option of it is not federated.
     """
-    return begin(what, Columns(features, name=name, dtype=dtype, classes=tuple(classes)))
+    width = front.features if front else features
+    if front and features not in (0, width):
+        raise UserError(f"{features} features, and the front makes {width}: leave features out")
+    return begin(what, Columns(width, name=name, dtype=dtype, classes=tuple(classes), front=front))
 
 
 def begin(estimator: Any, columns: Columns) -> Inquiry:
@@ -233,6 +239,10 @@ def _checked(estimator: Any, columns: Columns) -> Any:
 
 
 def _check_options(estimator: Any, kind: Any, family: Family) -> None:
+    try:
+        estimator._validate_params()  # what scikit-learn's own fit would refuse
+    except ValueError as error:
+        raise UserError(f"scikit-learn refuses this {kind.__name__}: {error}") from error
     default = kind().get_params(deep=False)
     for option, value in estimator.get_params(deep=False).items():
         free = option in family.honours or option in family.ignores

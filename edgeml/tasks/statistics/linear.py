@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeml.errors import UserError
 from edgeml.tasks.program import Columns
 from edgeml.tasks.statistics.fitted import fitted
 from edgeml.tasks.statistics.moments import Moments, moments
@@ -16,6 +17,8 @@ RANK = 1e-12  # of a correlation matrix: directions that vary less, relatively, 
 
 def ridge(estimator: Any, columns: Columns) -> Question:
     """Return the study of Ridge: min |y - Xw - b|^2 + alpha |w|^2, b not penalized."""
+    if np.ndim(estimator.alpha):
+        raise UserError(f"Ridge(alpha={estimator.alpha!r}): one target is federated, so give one number")
     return _least_squares(estimator, columns, alpha=float(estimator.alpha))
 
 
