@@ -132,7 +132,7 @@ def test_a_study_refuses_sums_that_are_not_its_tasks() -> None:
 @pytest.mark.parametrize(
     "estimator, advice",
     [
-        (RandomForestClassifier(), "gradient boosting by agreed histograms"),
+        (RandomForestClassifier(), "HistGradientBoosting grows its trees by agreed histograms"),
         (KNeighborsClassifier(), "keeps the rows themselves.*LogisticRegression"),
         (SVC(), "support vectors are rows.*LogisticRegression"),
         (MLPClassifier(), "edgeml.tasks.training"),

@@ -222,20 +222,27 @@ def _checked(estimator: Any, columns: Columns) -> Any:
         for step in acting(estimator):
             _checked(step, columns)
         return copy.deepcopy(estimator)
-    if name in boosting.KINDS and not isinstance(estimator, str):
+    if name in boosting.KINDS:
+        estimator = _made(estimator, "sklearn.ensemble")
         boosting.checked(estimator, columns)
-        return copy.deepcopy(estimator)
+        return estimator
     if name not in FAMILIES:
         known = ", ".join((*FAMILIES, *boosting.KINDS))
         raise UnsupportedModel(f"{name} is not federated exactly: {instead_of(name)}; exact are {known}")
     family = FAMILIES[name]
-    kind = getattr(importlib.import_module(family.module), name)
-    estimator = kind() if isinstance(estimator, str) else copy.deepcopy(estimator)
-    if hasattr(kind, "get_params"):
-        _check_options(estimator, kind, family)
+    estimator = _made(estimator, family.module)
+    if hasattr(estimator, "get_params"):
+        _check_options(estimator, type(estimator), family)
     if family.target == "classes" and len(columns.classes) < 2:
         raise UserError(f"{name} tells classes apart: name at least two; there are {len(columns.classes)}")
     return estimator
+
+
+def _made(estimator: Any, module: str) -> Any:
+    """Return a copy of `estimator`, or one of that name in `module` with its defaults."""
+    if isinstance(estimator, str):
+        return getattr(importlib.import_module(module), estimator)()
+    return copy.deepcopy(estimator)
 
 
 def _check_options(estimator: Any, kind: Any, family: Family) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 _TREES = (
     "a tree splits on all rows at once, and trees grown on each device are another model; "
-    "gradient boosting by agreed histograms is a sum, and so are the linear models"
+    "HistGradientBoosting grows its trees by agreed histograms, which are sums, as linear models' statistics are"
 )
 _ROWS = (
     "it keeps the rows themselves, and they do not leave a device; "
