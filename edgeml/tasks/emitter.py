@@ -33,6 +33,15 @@ class Emitter:
         self.nodes.append(helper.make_node("Identity", [tensor], [name]))
         return name
 
+    def transposed(self, matrix: str) -> str:
+        """Return the transpose of a matrix that is to be multiplied.
+
+        onnxruntime 1.19 fuses Transpose and MatMul into an operator that it has in float32 only, and its Gemm takes no
+        matrix without rows; an axis of one in between keeps them apart.
+        """
+        turned = self.op("Transpose", self.op("Unsqueeze", matrix, self.vector(2)), perm=[1, 2, 0])
+        return self.op("Squeeze", turned, self.vector(1))
+
     def number(self, value: int) -> str:
         """Return a 0-d int64 constant."""
         return self._constant(f"task.int.{value}", np.array(value, dtype=np.int64))

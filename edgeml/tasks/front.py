@@ -9,9 +9,9 @@ sums over. So the head of a deployed network, or the estimator behind agreed pre
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from onnx import ModelProto, NodeProto, ValueInfoProto, numpy_helper
+from onnx import ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper, version_converter
 
 from edgeml import graph
 from edgeml.artifacts import OnnxModel
@@ -22,6 +22,7 @@ from edgeml.tasks.emitter import Emitter
 
 HEADS = ("Gemm", "MatMul", "LinearClassifier", "LinearRegressor")  # the last one of these is what is learned anew
 LEAST_OPSET = 18  # what the operators of a study need
+LEAST_IR = 8
 PREFIX = "front/"
 
 
@@ -70,6 +71,7 @@ def front(model: OnnxModel, tensor: str = "") -> Front:
 
     Raises UnsupportedModel when there is no such layer or its width is not fixed.
     """
+    model = _at_least(model, LEAST_OPSET)
     proto = graph.load(model)
     tensor = tensor or _before_head(proto)
     known = graph.infer(proto).get(tensor)
@@ -78,12 +80,20 @@ def front(model: OnnxModel, tensor: str = "") -> Front:
     found = Front(model, tensor, known.size)
     if any(subgraphs(node) for node in found.nodes):
         raise UnsupportedModel(f"what makes {tensor!r} has loops or branches: name a tensor before them")
-    if found.opsets.get("", 0) < LEAST_OPSET:
-        raise UnsupportedModel(
-            f"a study needs opset {LEAST_OPSET}, the model has {found.opsets.get('', 0)}: "
-            f"read it with edgeml.convert.read_model, which rewrites it"
-        )
     return found
+
+
+def _at_least(model: OnnxModel, version: int) -> OnnxModel:
+    """Return `model` in opset `version`, or in its own newer one."""
+    proto = graph.load(model)
+    own = opset_imports(proto).get("", 0)
+    if own >= version:
+        return model
+    try:
+        newer = version_converter.convert_version(proto, version)
+    except (RuntimeError, ValueError) as error:
+        raise UnsupportedModel(f"a model of opset {own} does not become one of {version}: {error}") from error
+    return replace(model, data=newer.SerializeToString())
 
 
 def _before_head(proto: ModelProto) -> str:
@@ -98,31 +108,28 @@ def with_head(before: Front, head: OnnxModel) -> OnnxModel:
 
     Its inputs are those of the first, its outputs those of the second. Raises UserError when they do not fit.
     """
-    (entry, *others), proto = graph.inputs(head), graph.load(head)
+    (entry, *others) = graph.inputs(head)
     if others or entry.shape[-1] != before.features:
         wants = ", ".join(f"{spec.name} {spec.shape}" for spec in (entry, *others))
         raise UserError(f"a head over {wants}, and the front gives {before.features} features in one input")
-    constants = Emitter("", {})
-    cast = before.emit(constants)
-    shaped = constants.op("Reshape", cast, constants.vector(-1, before.features))
-    names = {node_output for node in proto.graph.node for node_output in node.output}
-    if clash := names.intersection(output for node in constants.nodes for output in node.output):
-        raise UserError(f"front and head both make {sorted(clash)}: rename the head's")
-    whole = ModelProto()
-    whole.CopyFrom(proto)
-    constants.named(entry.name, shaped)
-    nodes = [*constants.nodes, *proto.graph.node]
-    del whole.graph.node[:], whole.graph.input[:], whole.opset_import[:]
-    whole.graph.node.extend(nodes)
-    whole.graph.input.extend(before.inputs)
-    whole.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.constants.items())
-    whole.opset_import.extend([*graph.load(before.model).opset_import, *proto.opset_import])
+    version = max(opset_imports(graph.load(model))[""] for model in (before.model, head))
+    first, last = replace(before, model=_at_least(before.model, version)), graph.load(_at_least(head, version))
+    e = Emitter("joint/", {})
+    features = e.op("Reshape", first.emit(e), e.vector(-1, before.features))
+    behind = Emitter("head/", e.constants)
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in last.graph.initializer}
+    e.constants.update({f"head/{name}": value for name, value in weights.items()})
+    behind.instance(last.graph.node, {entry.name: features, **{name: f"head/{name}" for name in weights}})
+    for value in last.graph.output:
+        behind.named(value.name, f"head/{value.name}")
+    constants = [numpy_helper.from_array(value, name) for name, value in e.constants.items()]
+    inside = helper.make_graph(
+        [*e.nodes, *behind.nodes], "front-and-head", free_rows(first.inputs), last.graph.output, constants
+    )
+    opsets = [*graph.load(first.model).opset_import, *last.opset_import]
+    whole = helper.make_model(inside, opset_imports=opsets, ir_version=max(last.ir_version, LEAST_IR))
     made = graph.serialize(whole, source=before.model.digest, notes=(*before.model.notes, *head.notes))
-    return _named_alike(made, before.model, head)
-
-
-def _named_alike(made: OnnxModel, before: OnnxModel, head: OnnxModel) -> OnnxModel:
-    return OnnxModel(made.data, made.source, made.notes, features=before.features, classes=head.classes)
+    return replace(made, features=before.model.features, classes=head.classes)
 
 
 def free_rows(inputs: Sequence[ValueInfoProto]) -> list[ValueInfoProto]:

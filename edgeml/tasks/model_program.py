@@ -115,9 +115,7 @@ class ModelProgram:
 
     def gram(self, left: str, right: str) -> str:
         """Return left' right, the sum over rows of all products of two columns."""
-        return self.e.op(
-            "Gemm", left, right, transA=1
-        )  # onnxruntime 1.19 fuses Transpose and MatMul into what it lacks
+        return self.e.op("MatMul", self.e.transposed(left), right)
 
     def encode(self, strings: str, values: Sequence[str]) -> str:
         """Return int64, the index in `values` of every string, and their number for others."""

@@ -152,9 +152,7 @@ class Program:
 
     def gram(self, left: str, right: str) -> str:
         """Return left' right, the sum over rows of all products of two columns."""
-        return self.e.op(
-            "Gemm", left, right, transA=1
-        )  # onnxruntime 1.19 fuses Transpose and MatMul into what it lacks
+        return self.e.op("MatMul", self.e.transposed(left), right)
 
     def with_ones(self, tensor: str) -> str:
         """Return (n, d) `tensor` as (n, d + 1), the last column of ones."""

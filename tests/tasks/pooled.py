@@ -96,7 +96,7 @@ CASES: dict[str, list[Case]] = {
         Case(LogisticRegression(C=0.1), "breast_cancer"),
         Case(LogisticRegression(class_weight="balanced"), "wine"),
         Case(LogisticRegression(fit_intercept=False), "iris"),
-        Case(LogisticRegression(C=0.01), "digits", columns=30),
+        Case(LogisticRegression(C=0.01), "digits", columns=16),
     ],
     "PoissonRegressor": [
         Case(PoissonRegressor(), "diabetes"),

@@ -82,7 +82,7 @@ def _nearest(columns: Columns, origin: np.ndarray, k: int) -> Task:
     e = p.e
     x = e.op("Sub", p.x, p.parameter("origin", origin))
     centres = p.parameter("centres", np.zeros((k, d)))
-    cross = e.op("Gemm", x, centres, transB=1)
+    cross = e.op("MatMul", x, e.transposed(centres))
     squares = e.op("ReduceSum", e.op("Mul", centres, centres), e.vector(1), keepdims=0)
     distance = e.op("Sub", squares, e.op("Mul", e.real(2.0), cross))  # without |x|^2, the same for all centres
     nearest = e.op("ArgMin", distance, axis=1, keepdims=0)

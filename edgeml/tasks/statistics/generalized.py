@@ -171,7 +171,7 @@ def _softmax(estimator: Any, known: Groups, class_weights: np.ndarray) -> Questi
     x = _design(p, origin, intercept=intercept)
     weight = p.column(e.op("Gather", p.parameter("class.weights", class_weights), p.y, axis=0))
     matrix = e.op("Reshape", p.parameter("weights", np.zeros(k * size)), e.vector(k, size))
-    logs = e.op("LogSoftmax", e.op("Gemm", x, matrix, transB=1), axis=1)
+    logs = e.op("LogSoftmax", e.op("MatMul", x, e.transposed(matrix)), axis=1)
     seen = e.op("Equal", p.column(p.y), e.value(known.seen.astype(np.int64)[np.newaxis]))
     hot, probability = e.op("Cast", seen, to=TensorProto.DOUBLE), e.op("Exp", logs)
     slope = e.op("Mul", weight, e.op("Sub", probability, hot))
