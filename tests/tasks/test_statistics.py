@@ -22,7 +22,9 @@ from edgeml import convert
 from edgeml.errors import DataError, UnsupportedModel, UserError
 from edgeml.tasks import study
 from edgeml.tasks.statistics import FAMILIES, begin
+from edgeml_runtime.rehearsal import Play, rehearse
 from edgeml_runtime.session import Session
+from edgeml_runtime.vetting import Allowed, vet
 from tests.tasks.fleet import answer, conclude, split, sums
 from tests.tasks.pooled import CASES, Case
 
@@ -92,6 +94,19 @@ def test_a_device_without_rows_adds_nothing(name: str) -> None:
         task = current.task()
         nothing = answer(task, fleet[0])
         assert len(fleet[0]["x"]) == 0 and not any(array.any() for array in nothing.values())
+        current = current.take(sums(task, fleet))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_round_passes_what_a_device_looks_for_in_a_task(name: str) -> None:
+    family, case = FAMILIES[name], CASES[name][0]
+    shape = case.shape(family.target)
+    current, fleet = begin(case.estimator, shape), split(case.rows(family.target))
+    while not current.done:
+        task = current.task()
+        vet(task.data, Allowed())
+        layout = {"x": ((shape.features,), False)}
+        rehearse(Play(Session(task.data), task.kind, {}, task.parameters, layout, {"x": fleet[-1]["x"]}))
         current = current.take(sums(task, fleet))
 
 
