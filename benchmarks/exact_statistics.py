@@ -90,7 +90,7 @@ def answers(task: Task, held: list[dict[str, np.ndarray]]) -> dict[str, np.ndarr
         for rows in held
         if len(rows["x"])
     ]
-    return {name: np.sum([one[name] for one in sent], axis=0, dtype=np.float64) for name in task.outputs}
+    return {name: np.asarray(np.sum([one[name] for one in sent], axis=0, dtype=np.float64)) for name in task.outputs}
 
 
 def pooled(estimator: Any, x: np.ndarray, y: np.ndarray) -> Any:
