@@ -10,6 +10,7 @@ import click
 from edgeml.cli.screen import Rounds, Screen, json_option, registry_option, show_json, typed
 
 SIMULATED = ("partition", "attack", "byzantine", "stragglers", "silent", "held_out", "workers", "per_round")
+PRIVATE = ("where", "clip_norm", "noise", "adapt", "sampling", "max_epsilon")
 FLEET = {"rounds": 5, "min_devices": 2, "local_epochs": 1, "batch_size": 16, "learning_rate": 0.05, "momentum": 0.9}
 
 
@@ -21,6 +22,17 @@ FLEET = {"rounds": 5, "min_devices": 2, "local_epochs": 1, "batch_size": 16, "le
 @click.option("--strategy", default="fedavg", show_default=True, help="A row of docs/federated.md's table.")
 @click.option("--mu", type=click.FloatRange(0), help="Of the proximal term; the strategy's own if not given.")
 @click.option("--compress", default="", help="How updates travel: fp16, int8, topk:0.05, sign.")
+@click.option("--secure", is_flag=True, help="Sum updates under masks: the server sees none of them.")
+@click.option(
+    "--private", "where", type=click.Choice(["server", "device"]), help="Who adds noise; needs edgeml[privacy]."
+)
+@click.option("--clip-norm", type=float, help="Private: the longest update.  [default: 1]")
+@click.option(
+    "--noise", type=float, help="Private: standard deviation of each value's noise, in clip norms.  [default: 1]"
+)
+@click.option("--adapt", type=float, help="Private: how fast the clip norm follows the updates' lengths; 0.2 is usual.")
+@click.option("--sampling", type=float, help="Private: the probability with which a device takes part in a round.")
+@click.option("--max-epsilon", type=float, help="Private: the rounds end before they would tell more.")
 @click.option("--min-devices", type=click.IntRange(1), help="Updates a round needs: its quorum.  [default: 2]")
 @click.option("--local-epochs", type=click.IntRange(1), help="[default: 1]")
 @click.option("--batch-size", type=click.IntRange(1), help="[default: 16]")
@@ -43,7 +55,7 @@ def federate(model: str, devices: int | None, wait: bool, registry_path: Path, a
 
     With --simulate N, rounds over N virtual devices that share the training rows of PROJECT; nothing is released.
     """
-    asked = {name: value for name, value in given.items() if value is not None}
+    asked = _privately({name: value for name, value in given.items() if value is not None})
     if devices is not None:
         summary = _simulate(Path(model), devices, asked)
     else:
@@ -53,11 +65,27 @@ def federate(model: str, devices: int | None, wait: bool, registry_path: Path, a
     show_json(summary) if as_json else _show(summary)
 
 
+def _privately(asked: dict[str, Any]) -> dict[str, Any]:
+    """Return `asked` with all that is about privacy under `privacy` and `secure`, as federations want it."""
+    about = {name: asked.pop(name) for name in PRIVATE if name in asked}
+    if about and "where" not in about:
+        raise click.UsageError(f"--{next(iter(about)).replace('_', '-')} is for --private server or device")
+    if about:
+        asked["privacy"] = about
+    if asked.pop("secure"):
+        asked["secure"] = {}
+    return asked
+
+
 def _simulate(path: Path, devices: int, asked: dict[str, Any]) -> dict[str, Any]:
+    from edgeml.federated.privacy import Privacy
     from edgeml.pipeline.federate import SimulationOptions, simulate_project
     from edgeml.project import read_project
 
+    if "secure" in asked:
+        raise click.UsageError("--secure is not simulated: leave it out; the sums are the same without masks")
     options = {name: value for name, value in asked.items() if name not in ("deadline_s", "min_devices")}
+    options["privacy"] = Privacy(**asked.get("privacy", {}))
     with Screen() as screen, Rounds(screen) as shown:
         chosen = SimulationOptions(devices=devices, command=typed(), progress=screen.say, **options)
         return simulate_project(read_project(path), chosen, shown.add)

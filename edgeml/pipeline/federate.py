@@ -16,7 +16,7 @@ from edgeml import graph, report
 from edgeml.artifacts import TARGET_SCALE, Dataset, OnnxModel
 from edgeml.autodiff import training_step
 from edgeml.errors import ProjectError, UserError
-from edgeml.federated import Believe, CohortOptions, Plan, least_updates, strategy
+from edgeml.federated import Believe, CohortOptions, Plan, Privacy, least_updates, strategy
 from edgeml.federated.combinations import check_plan
 from edgeml.federated.partition import check_spec, is_column, partition, skew
 from edgeml.files import Cache
@@ -46,6 +46,7 @@ class SimulationOptions:
     partition: str = "iid"
     strategy: str = "fedavg"
     compress: str = ""
+    privacy: Privacy = dataclasses.field(default_factory=Privacy)
     rounds: int | None = None
     per_round: int = 0  # devices asked in each; 0: all
     local_epochs: int | None = None
@@ -67,7 +68,11 @@ class SimulationOptions:
     def decisive(self) -> dict[str, Any]:
         """The options that decide the result."""
         beside = ("command", "progress", "workers")
-        return {one.name: getattr(self, one.name) for one in dataclasses.fields(self) if one.name not in beside}
+        return {
+            one.name: getattr(self, one.name)
+            for one in dataclasses.fields(self)
+            if one.name not in (*beside, "privacy")
+        } | dataclasses.asdict(self.privacy)
 
 
 def simulate_project(
@@ -130,6 +135,7 @@ def plan_of(project: Project, options: SimulationOptions) -> Plan:
         strategy=options.strategy,
         mu=options.mu,
         compress=options.compress,
+        privacy=options.privacy,
         min_devices=max(min(own.min_devices, options.devices), least),
         min_rows=1,
         seed=options.seed,

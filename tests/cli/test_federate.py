@@ -47,6 +47,14 @@ def test_rounds_over_virtual_devices_and_their_report(edgeml: Command, wine: Pat
     assert f"{told['after']:.4f}" in again.out, "the same seed gives the same federation"
 
 
+def test_private_rounds_say_what_they_cost(edgeml: Command, wine: Path) -> None:
+    words = ["--private", "server", "--clip-norm", "2", "--noise", "0.5", "--rounds", "3"]
+    said = edgeml("federate", wine, "--simulate", 6, *words, "--json")
+    assert said.code == 0, said.err
+    spent = [done["epsilon"] for done in said.json["rounds"]]
+    assert 5 < spent[0] < spent[1] < spent[2] and "epsilon" in said.err
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -56,6 +64,10 @@ def test_rounds_over_virtual_devices_and_their_report(edgeml: Command, wine: Pat
         (["--simulate", "4", "--strategy", "bulyan", "--byzantine", "0.5"], 1, "needs 11"),
         (["--simulate", "4000"], 1, "4000 devices and"),
         (["--simulate", "0"], 2, "0 is not in the range"),
+        (["--simulate", "4", "--secure"], 2, "--secure is not simulated"),
+        (["--simulate", "4", "--noise", "1"], 2, "--noise is for --private server or device"),
+        (["--simulate", "4", "--private", "server", "--noise", "0"], 1, "noise 0.0: choose a number above 0"),
+        (["--simulate", "4", "--private", "device", "--compress", "sign"], 1, "exclude each other"),
         (["--partition", "iid"], 2, "--partition is for --simulate N"),
         (["--strategy", "fedper"], 1, "fedper and release exclude each other"),
     ],
