@@ -22,9 +22,13 @@ from edgeml.artifacts import Bundle, OnnxModel
 from edgeml.registry import FederationRecord, Registry, RoundRecord
 from edgeml.server import Coordinator, Learner
 from edgeml.transport import Broker, ServerTransport
+from edgeml_runtime import outgoing
+from edgeml_runtime.config import Policy
 from edgeml_runtime.download import Receiver, Window
+from edgeml_runtime.feedback import Feedback
+from edgeml_runtime.masker import Masker
 from edgeml_runtime.session import Session
-from edgeml_runtime.wire import blocks, messages, signed, tensors, topics
+from edgeml_runtime.wire import blocks, messages, secure, signed, tensors, topics
 from edgeml_runtime.wire.manifest import Bounds, Manifest, ReleaseVariant, TensorSpec, blob_of, read_manifest
 from edgeml_runtime.wire.messages import (
     Assignment,
@@ -78,6 +82,11 @@ class Device:
         client.on_connect = self._connected
         client.on_message = lambda client, data, message: self._inbox.put((message.topic, bytes(message.payload)))
         self.client = client
+        self.losses: dict[str, float] = {}
+        self.on_ask: Callable[[str], None] = lambda phase: None
+        self.masker: Masker | None = None
+        if self.key is not None:
+            self.masker = Masker(name, self.key, tuple(self.trusted), send=client.publish, upload=self._upload)
         client.connect(broker.host, broker.port, keepalive=5)
         client.loop_start()
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -128,8 +137,11 @@ class Device:
                 topic, payload = item
                 if topic == topics.desired(self.name):
                     self._deploy(payload)
-                elif topics.parse(topic).kind == "task":
+                elif (parsed := topics.parse(topic)).kind == "task":
                     self._learn(payload)
+                elif parsed.kind == "ask" and self.masker is not None:
+                    self.on_ask(secure.decode_ask(payload, tuple(self.trusted)).phase)
+                    self.masker.asked(payload, parsed.detail, time.monotonic())
         except BaseException as error:
             self.failure = None if self._stopping.is_set() else error
 
@@ -171,13 +183,23 @@ class Device:
             "seed": np.array(int(offer.scalars["seed"]), np.int64),
         }
         outputs = Session(graph).run({**self.rows, **parameters, **scalars})
-        data = tensors.pack({name: array for name, array in outputs.items() if name.startswith("delta.")})
+        terms, rows = outgoing.terms(offer, Policy()), len(self.rows["target"])
         losses = {name: float(outputs[name]) for name in ("loss.before", "loss.after")}
+        self.losses = outgoing.told(losses, offer, terms)
+        update = {name.removeprefix("delta."): array for name, array in outputs.items() if name.startswith("delta.")}
+        update = outgoing.bounded(update, terms)
+        if offer.secure is not None and self.masker is not None:
+            self.masker.ready(offer, update, rows=rows, now=time.monotonic())
+        else:
+            self._upload(offer, outgoing.packed(update, offer, Feedback(self.folder / "feedback")))
+
+    def _upload(self, offer: TaskOffer, data: bytes) -> None:
         header = self._header(offer, len(self.rows["target"])) | {
             "digest": blocks.digest_of(data),
             "size": len(data),
-            "metrics": losses,
+            "metrics": self.losses,
         }
+        up = topics.update(self.name, offer.round)
         self._say(up, UpdateHeader(**header))
         for index, block in enumerate(blocks.split(data)):
             self.client.publish(up, blocks.encode(blocks.digest_of(data), index, block), qos=1)
