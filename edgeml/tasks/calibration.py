@@ -2,14 +2,16 @@
 
     calibration_points(model) -> (graph, tensors) -calibration-> Study -> ActivationRanges -> quantize Options.field
 
-The graph itself reduces its tensors to a least and a largest value per device. Extremes are no sums, so each device
-counts itself into one of 256 bins of all float32 numbers, in the order of their bits; the outermost bin that holds a
-device is divided again, and after four rounds it holds one number: the exact extreme, by sums alone. A fifth round
-counts all values between the extremes, for the recipes that need a distribution.
+The graph reduces each tensor to the least and the largest value of every row. Extremes are no sums, so rows are counted
+into 256 parts of all float32 numbers, in the order of their bits; the outermost part that holds a row is divided again,
+and after four rounds it holds one number: the exact extreme, by sums alone. A fifth round counts all values between the
+extremes, for the recipes that need a distribution.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -26,8 +28,9 @@ from edgeml.tasks.study import Answer, Inquiry, Question, Sums
 
 PARTS = 256  # of a bracket in one round; float32 has 2^32 numbers, so four rounds find one
 BINS = 2048  # between the ends, as edgeml.quantize counts
-EDGES, USED, OUTERMOST, COUNTS = "edges", "devices.used", "outermost", "counts."
+EDGES, OUTERMOST, COUNTS = "edges.", "outermost.", "counts."
 LEAST, MOST = 0, 1
+AXES_ARE_INPUTS = 18  # the opset from which ReduceMin and ReduceMax take axes as an input
 _MAX = float(np.finfo(np.float32).max)
 Next = Question | Answer
 
@@ -35,8 +38,8 @@ Next = Question | Answer
 def calibration(model: OnnxModel, tensors: Sequence[str], *, histogram: bool = True) -> Inquiry:
     """Return the study of the ranges of float `tensors` of `model`; devices hold the model's inputs, no target.
 
-    The result is `ActivationRanges`. A device whose rows make any tensor NaN or infinite is left out, and the notes
-    count the others. Raises UserError when a tensor is none of the model's.
+    The result is `ActivationRanges`. A row that makes a tensor NaN or infinite is left out of that tensor's range, and
+    the notes count them. Raises UserError when a tensor is none of the model's.
     """
     proto = graph.load(model)
     known = {value.name for value in proto.graph.input} | {name for node in proto.graph.node for name in node.output}
@@ -71,99 +74,113 @@ class _Wanted:
     histogram: bool
 
 
-class _Reduced(ModelProgram):
-    """The model with the least and the largest value of each tensor, float64 (tensors, 2), and whether all are good."""
+class _Rows(ModelProgram):
+    """The model with each tensor as (m, width): a row of the device's, or a part of one, each."""
 
     def __init__(self, wanted: _Wanted) -> None:
         super().__init__([wanted.model])
+        e, widths = self.e, widths_of(wanted.model)
+        self.none = e.value(np.array(np.nan))
+        self.parts: dict[str, str] = {}
+        for name in wanted.tensors:
+            narrow = e.op("Cast", self.tensor(name), to=TensorProto.FLOAT)
+            self.parts[name] = e.op("Reshape", narrow, e.vector(-1, widths.get(name, 1)))
+
+    def whole(self, part: str) -> str:
+        """Return bool (m, 1): whether every number is finite. A sum is not when one is; a maximum may drop NaN."""
         e = self.e
-        self.flat = [
-            e.op("Reshape", e.op("Cast", self.tensor(name), to=TensorProto.FLOAT), e.vector(-1))
-            for name in wanted.tensors
-        ]
-        pairs, good = [], []
-        for flat in self.flat:
-            pairs += [e.op("Unsqueeze", e.op(f"Reduce{end}", flat, keepdims=0), e.vector(0)) for end in ("Min", "Max")]
-            # a sum is NaN or infinite when any value is; a maximum may drop NaN
-            good.append(e.op("Unsqueeze", e.op("ReduceL1", flat, keepdims=0), e.vector(0)))
-        total = e.op("ReduceL1", e.op("Concat", *good, axis=0), keepdims=0) if len(good) > 1 else good[0]
-        fine = e.op("LessOrEqual", self.float64(total), e.real(_MAX))
-        self.fine = e.op("Reshape", self.float64(fine), e.vector(1, 1))
-        ends = self.float64(e.op("Concat", *pairs, axis=0))
-        self.ends = e.op("Reshape", e.op("Where", fine, ends, e.real(0.0)), e.vector(1, -1))
-        self.output(USED, e.op("Reshape", self.fine, e.vector(1)), (1,))
+        total = self.reduce("ReduceSum", e.op("Abs", part))
+        return e.op("LessOrEqual", self.float64(total), e.real(_MAX))
+
+    def reduce(self, kind: str, part: str) -> str:
+        """Return (m, 1) of (m, width)."""
+        if kind == "ReduceSum" or self.opset >= AXES_ARE_INPUTS:
+            return self.e.op(kind, part, self.e.vector(1), keepdims=1)
+        return self.e.op(kind, part, axes=[1], keepdims=1)
+
+    def between(self, name: str, numbers: str, shape: tuple[int, int]) -> str:
+        """Return how many float64 (m, columns) are in each of `bins` (columns, bins), and behind these how many NaN."""
+        columns, bins = shape
+        edges = self.parameter(EDGES + name, np.zeros((columns, bins - 1)))
+        place = emit_bins(self.e, numbers, edges, shape=(columns, bins - 1), closed="left")
+        return emit_counts(self.e, place, features=columns, size=bins + 1)
+
+
+def widths_of(model: OnnxModel) -> dict[str, int]:
+    """Return how many numbers of each tensor follow each other within one row, as far as its shape says."""
+    proto = graph.load(model)
+    graph.annotate(proto)
+    found = {}
+    for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output):
+        sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim]  # 0 where it is open
+        if len(sizes) > 1:
+            found[value.name] = math.prod(sizes[1:]) if not sizes[0] and all(sizes[1:]) else max(sizes[-1], 1)
+    return found
 
 
 def _narrow(wanted: _Wanted, low: np.ndarray, high: np.ndarray) -> Question:
-    """Ask in which part of each bracket of keys, low to high inclusive, a device's extreme lies."""
+    """Ask in which part of each bracket of keys, low to high inclusive, rows have their extremes."""
     step = -(-(high - low + 1) // PARTS)
     starts = np.minimum(low[..., np.newaxis] + step[..., np.newaxis] * np.arange(1, PARTS), high[..., np.newaxis] + 1)
-    task = _extremes_task(wanted)
-    edges = numbers(starts).reshape(-1, PARTS - 1)
+    edges = {EDGES + OUTERMOST + name: numbers(one) for name, one in zip(wanted.tensors, starts, strict=True)}
 
     def then(sums: Sums) -> Next:
-        _some_devices(sums)
-        held = sums[OUTERMOST].reshape(*low.shape, PARTS) > 0.5
+        counts = np.stack([sums[OUTERMOST + name] for name in wanted.tensors])
+        held = counts[..., :PARTS] > 0.5
+        if empty := [name for name, one in zip(wanted.tensors, held, strict=True) if not one.any()]:
+            raise DataError(f"no row makes {empty[0]!r} finite on any device: impute missing values inside the model")
         part = np.stack([held[:, LEAST].argmax(axis=1), PARTS - 1 - held[:, MOST, ::-1].argmax(axis=1)], axis=1)
         first = low + step * part
         last = np.minimum(first + step - 1, high)
-        return _narrow(wanted, first, last) if (last > first).any() else _found(wanted, numbers(first), sums)
+        if (last > first).any():
+            return _narrow(wanted, first, last)
+        return _found(wanted, numbers(first), rows=int(sums[ROWS]), broken=counts[:, LEAST, PARTS])
 
-    return Question(replace(task, parameters={EDGES: edges}), then)
+    return Question(replace(_extremes_task(wanted), parameters=edges), then)
 
 
+@functools.lru_cache(maxsize=8)
 def _extremes_task(wanted: _Wanted) -> Task:
-    p = _Reduced(wanted)
-    e, ends = p.e, 2 * len(wanted.tensors)
-    edges = p.parameter(EDGES, np.zeros((ends, PARTS - 1)))
-    bins = emit_bins(e, p.ends, edges, shape=(ends, PARTS - 1), closed="left")
-    hot = e.op("Equal", e.op("Reshape", bins, e.vector(ends, 1)), e.value(np.arange(PARTS, dtype=np.int32)[np.newaxis]))
-    p.output(OUTERMOST, e.op("Mul", p.float64(hot), p.fine), (ends, PARTS))
+    p = _Rows(wanted)
+    e = p.e
+    for name, part in p.parts.items():
+        ends = e.op("Concat", p.reduce("ReduceMin", part), p.reduce("ReduceMax", part), axis=1)
+        good = e.op("Where", p.whole(part), p.float64(ends), p.none)
+        p.output(OUTERMOST + name, p.between(OUTERMOST + name, good, (2, PARTS)), (2, PARTS + 1))
     return p.task("calibration")
 
 
-def _found(wanted: _Wanted, ends: np.ndarray, sums: Sums) -> Next:
+def _found(wanted: _Wanted, ends: np.ndarray, *, rows: int, broken: np.ndarray) -> Next:
     """Return the ends, zero included, or the question of what lies between them."""
     low, high = np.minimum(ends[:, LEAST], 0.0), np.maximum(ends[:, MOST], 0.0)
-    known = ActivationRanges(
-        graph=wanted.model.digest,
-        rows=int(sums[ROWS]),
-        ends={name: (float(a), float(b)) for name, a, b in zip(wanted.tensors, low, high, strict=True)},
+    pairs = {name: (float(a), float(b)) for name, a, b in zip(wanted.tensors, low, high, strict=True)}
+    known = ActivationRanges(graph=wanted.model.digest, rows=rows, ends=pairs)
+    left_out = {name: int(count) for name, count in zip(wanted.tensors, broken, strict=True) if count}
+    notes = tuple(
+        f"{n} rows make {name!r} NaN or infinite and are left out of its range" for name, n in left_out.items()
     )
     if not wanted.histogram:
-        return Answer(known, _notes(sums))
-    edges = {COUNTS + name: inner_edges(*known.ends[name]) for name in wanted.tensors}
+        return Answer(known, notes)
 
     def then(sums: Sums) -> Next:
-        _some_devices(sums)
-        counts = {name: sums[COUNTS + name][0].round().astype(np.int64) for name in wanted.tensors}
-        return Answer(replace(known, rows=int(sums[ROWS]), counts=counts), _notes(sums))
+        counts = {name: sums[COUNTS + name][0, :BINS].round().astype(np.int64) for name in wanted.tensors}
+        return Answer(replace(known, rows=int(sums[ROWS]), counts=counts), notes)
 
-    return Question(_counts_task(wanted, edges), then)
+    edges = {EDGES + COUNTS + name: inner_edges(*known.ends[name]) for name in wanted.tensors}
+    return Question(replace(_counts_task(wanted), parameters=edges), then)
+
+
+@functools.lru_cache(maxsize=8)
+def _counts_task(wanted: _Wanted) -> Task:
+    p = _Rows(wanted)
+    e = p.e
+    for name, part in p.parts.items():
+        good = e.op("Where", p.whole(part), p.float64(part), p.none)
+        counts = p.between(COUNTS + name, e.op("Reshape", good, e.vector(-1, 1)), (1, BINS))
+        p.output(COUNTS + name, counts, (1, BINS + 1))
+    return p.task("calibration")
 
 
 def inner_edges(low: float, high: float) -> np.ndarray:
     """Return float64 (1, BINS - 1): the edges inside, as `numpy.histogram` puts them for float32 values."""
     return np.linspace(low, max(high, low + 1e-12), BINS + 1, dtype=np.float32)[np.newaxis, 1:-1].astype(np.float64)
-
-
-def _counts_task(wanted: _Wanted, edges: dict[str, np.ndarray]) -> Task:
-    p = _Reduced(wanted)
-    e = p.e
-    for name, flat in zip(wanted.tensors, p.flat, strict=True):
-        column = e.op("Reshape", p.float64(flat), e.vector(-1, 1))
-        inside = p.parameter(f"{EDGES}.{name}", edges[COUNTS + name])
-        bins = emit_bins(e, column, inside, shape=(1, BINS - 1), closed="left")
-        counts = emit_counts(e, bins, features=1, size=BINS + 1)  # the last one of NaN
-        kept = e.op("Slice", counts, e.vector(0), e.vector(BINS), e.vector(1))
-        p.output(COUNTS + name, e.op("Mul", kept, p.fine), (1, BINS))
-    return p.task("calibration")
-
-
-def _some_devices(sums: Sums) -> None:
-    if sums[USED].sum() < 1:
-        raise DataError("on every device some row makes a tensor NaN or infinite: impute missing values in the model")
-
-
-def _notes(sums: Sums) -> tuple[str, ...]:
-    return (f"ranges of {int(sums[USED].sum())} devices whose every tensor is finite",)

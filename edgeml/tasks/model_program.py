@@ -79,6 +79,11 @@ class ModelProgram:
         self._initializers.extend(renamed.graph.initializer)
         return {value.name: prefix + value.name for value in proto.graph.output}
 
+    @property
+    def opset(self) -> int:
+        """Return the version of ai.onnx that the graph is written in."""
+        return opset_imports(self._protos[0])[""]
+
     def tensor(self, name: str) -> str:
         """Return what the graph calls the tensor `name` of the first model."""
         return f"model0/{name}"

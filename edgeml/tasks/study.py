@@ -34,6 +34,9 @@ class Study(Protocol):
     def task(self) -> Task:
         """Return the next task: a graph whose every output is to be summed over devices, with its parameters."""
 
+    def beside(self, answer: Sums) -> Sums:
+        """Return what to add up as well, made of the answer of one device, where single answers are seen at all."""
+
     def take(self, sums: Sums) -> Study:
         """Return the study after these float64 sums of all outputs of `task`; raise DataError where none can follow."""
 
@@ -49,19 +52,24 @@ class Answer:
     notes: tuple[str, ...] = ()  # what the reader of the result should know: rows left out, unseen classes
 
 
+def _nothing(answer: Sums) -> Sums:
+    return {}
+
+
 @dataclass(frozen=True)
 class Question:
-    """One round of a study: what to ask, and what follows from the sums."""
+    """One round of a study: what to ask, what follows from the sums, and what may be added up beside them."""
 
     task: Task
     then: Callable[[Sums], Question | Answer]
+    beside: Callable[[Sums], Sums] = _nothing  # of one device's answer; `then` must do without
 
 
 def after(at: Question | Answer, follow: Callable[[Answer], Question | Answer]) -> Question | Answer:
     """Return what asks like `at` and, at its end, goes on with what `follow` makes of the answer."""
     if isinstance(at, Answer):
         return follow(at)
-    return Question(at.task, lambda sums: after(at.then(sums), follow))
+    return Question(at.task, lambda sums: after(at.then(sums), follow), at.beside)
 
 
 @dataclass(frozen=True)
@@ -82,13 +90,21 @@ class Inquiry:
             raise UserError(f"the study ended after {self.rounds} rounds: it has a result and no task")
         return self.at.task
 
+    def beside(self, answer: Sums) -> Sums:
+        """Return what to add up as well, made of the answer of one device, where single answers are seen at all."""
+        return {} if isinstance(self.at, Answer) else self.at.beside(answer)
+
     def take(self, sums: Sums) -> Inquiry:
-        """Return the study after `sums`; raise DataError when they are not those of `task`."""
+        """Return the study after `sums`, with those of `beside` or without; raise DataError when they are others."""
         task = self.task()
-        if sums.keys() != task.outputs.keys():
+        shapes = {name: shape for name, (_dtype, shape) in task.outputs.items()}
+        more = {name: array.shape for name, array in self.beside({n: np.zeros(s) for n, s in shapes.items()}).items()}
+        if more.keys() <= sums.keys():
+            shapes |= more
+        if sums.keys() != shapes.keys():
             raise DataError(f"sums of {', '.join(sorted(sums))}, and the task gives {', '.join(sorted(task.outputs))}")
         given = {}
-        for name, (_dtype, shape) in task.outputs.items():
+        for name, shape in shapes.items():
             array = np.asarray(sums[name], dtype=np.float64)
             if array.shape != shape or not np.isfinite(array).all():
                 raise DataError(f"the sum of {name!r} must be {shape} finite numbers, and is {array.shape}: {array!r}")

@@ -50,10 +50,14 @@ def answer(task: Task, rows: Rows) -> dict[str, np.ndarray]:
     return found
 
 
-def sums(task: Task, fleet: Sequence[Rows]) -> dict[str, np.ndarray]:
-    """Return the element-wise float64 sum of the answers of all devices; one that has no rows refuses."""
+def sums(task: Task, fleet: Sequence[Rows], *, study: Study | None = None) -> dict[str, np.ndarray]:
+    """Return the element-wise float64 sum of the answers of all devices, and of what `study` wants beside them.
+
+    A device that has no rows refuses.
+    """
     answers = [answer(task, rows) for rows in fleet if len(next(iter(rows.values())))]
-    return {name: np.sum([a[name] for a in answers], axis=0, dtype=np.float64) for name in task.outputs}
+    parts = [{**each, **(study.beside(each) if study else {})} for each in answers]
+    return {name: np.sum([part[name] for part in parts], axis=0, dtype=np.float64) for name in parts[0]}
 
 
 def conclude(study: Study, fleet: Sequence[Rows], *, limit: int = 200) -> Study:
@@ -61,5 +65,5 @@ def conclude(study: Study, fleet: Sequence[Rows], *, limit: int = 200) -> Study:
     for _ in range(limit):
         if study.done:
             return study
-        study = study.take(sums(study.task(), fleet))
+        study = study.take(sums(study.task(), fleet, study=study))
     raise AssertionError(f"no end after {limit} rounds")

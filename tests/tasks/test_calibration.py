@@ -100,15 +100,18 @@ def test_counts_over_ten_devices_hold_every_value_once(name: str) -> None:
         assert moved <= 0.01 * counts.sum()
 
 
-def test_a_device_with_broken_rows_is_left_out_and_a_fleet_of_them_is_refused() -> None:
+def test_broken_rows_are_left_out_and_counted_and_a_fleet_of_them_is_refused() -> None:
     model = networks.a_regressor()
     good = rows_of(model, 40)
     broken = {"numeric": np.full((5, networks.FEATURES), np.inf, np.float32)}
+    broken["numeric"][:2, :7] = 0.5
     graph, tensors = calibration_points(model)
     mixed = conclude(calibration(graph, tensors), [good, broken])
-    assert mixed.result().ends == conclude(calibration(graph, tensors), [good]).result().ends
-    assert "1 devices" in mixed.notes[0]
-    with pytest.raises(DataError, match="on every device"):
+    alone = conclude(calibration(graph, tensors), [good])
+    assert mixed.result().ends == alone.result().ends
+    assert all(np.array_equal(mixed.result().counts[name], alone.result().counts[name]) for name in tensors)
+    assert not alone.notes and all(note.startswith("5 rows make") for note in mixed.notes)
+    with pytest.raises(DataError, match="no row makes"):
         conclude(calibration(graph, tensors), [broken])
 
 
@@ -130,12 +133,13 @@ def test_keys_are_in_the_order_of_numbers(values: list[float]) -> None:
     assert np.array_equal(np.sort(keys(array)), keys(np.sort(array)))
 
 
-def test_what_leaves_a_device_says_in_which_part_its_extremes_are_and_no_more() -> None:
+def test_what_leaves_a_device_counts_its_rows_and_no_more() -> None:
     graph, tensors = calibration_points(networks.an_mlp())
     task = calibration(graph, tensors).task()
     given_ = sums(task, [rows_of(networks.an_mlp(), 50)])
-    assert set(task.outputs) == {"rows", "rows.left_out", "devices.used", "outermost"}
-    assert np.array_equal(given_["outermost"].sum(axis=1), np.ones(2 * len(tensors)))
+    assert set(task.outputs) == {"rows", "rows.left_out", *(f"outermost.{name}" for name in tensors)}
+    for name in tensors:
+        assert np.array_equal(given_[f"outermost.{name}"].sum(axis=1), [50, 50])
 
 
 def _bytes(item: Variant | Skipped) -> bytes:

@@ -149,6 +149,17 @@ def test_the_interval_over_devices_is_that_of_the_devices_own_sums() -> None:
     assert found.cautious[0] < found.low and found.cautious[1] > found.high  # devices differ more than rows do
 
 
+def test_where_single_answers_are_not_seen_there_is_no_interval_over_devices() -> None:
+    model, before, rows = fitted("binary")
+    study, fleet = evaluation(model, "classification", before=before), split(rows)
+    masked = study.take(sums(study.task(), fleet)).result()
+    seen = study.take(sums(study.task(), fleet, study=study)).result()
+    assert masked.metric("accuracy").over_devices is None and masked.groups["all"].devices == 0
+    assert seen.metric("accuracy").over_devices is not None and seen.groups["all"].devices == 9
+    assert masked.metric("accuracy").value == seen.metric("accuracy").value
+    assert masked.gains["accuracy"].cautious == (masked.gains["accuracy"].low, masked.gains["accuracy"].high)
+
+
 def test_what_cannot_be_judged_is_said() -> None:
     model, _, _ = fitted("binary")
     iris, _, _ = fitted("multiclass")

@@ -25,7 +25,7 @@ class Group:
     """The rows that count together: how many, on how many devices, and what they say."""
 
     rows: int
-    devices: int
+    devices: int  # 0 where single answers are not seen, as under secure aggregation
     metrics: Mapping[str, Estimate]
     confusion: np.ndarray | None = None  # (classes, classes), by target and label
     calibration: np.ndarray | None = None  # (3, bins): rows, their summed confidence, how many were right

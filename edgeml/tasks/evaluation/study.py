@@ -34,7 +34,18 @@ def evaluation(model: OnnxModel, task: Judged, *, before: OnnxModel | None = Non
     asked = _Asked(model, task, before, by, classes_of(model, task))
     if before is not None and classes_of(before, task) != asked.classes:
         raise DataError(f"the model has {asked.classes} classes, the one before {classes_of(before, task)}")
-    return Inquiry("evaluation", Question(asked.task(), asked.answer))
+    return Inquiry("evaluation", Question(asked.task(), asked.answer, of_device))
+
+
+def of_device(answer: Sums) -> Sums:
+    """Return the products of one device's sums s and rows n whose sums say how much devices differ."""
+    rows, total = answer["group.rows"], answer["value"]
+    return {
+        "devices": (rows > 0).astype(np.float64),
+        "device.rows": rows * rows,
+        "device.square": total * total,
+        "device.cross": total * rows[:, np.newaxis],
+    }
 
 
 @dataclass(frozen=True)
@@ -80,12 +91,8 @@ class _Asked:
         rows = e.op("ReduceSum", member, e.vector(0), keepdims=0)
         total, square = p.gram(member, values), p.gram(member, e.op("Mul", values, values))
         p.output("group.rows", rows, (size,))
-        p.output("group.devices", p.float64(e.op("Greater", rows, e.real(0.0))), (size,))
-        p.output("device.rows", e.op("Mul", rows, rows), (size,))
         p.output("value", total, shape)
         p.output("value.square", square, shape)
-        p.output("device.square", e.op("Mul", total, total), shape)
-        p.output("device.cross", e.op("Mul", total, p.column(rows)), shape)
 
     def _gains(self, p: ModelProgram, own: str, before: str) -> str:
         """Return how much better each row is judged: more for accuracy, less for losses and errors."""
@@ -126,15 +133,16 @@ class _Asked:
 
     def answer(self, sums: Sums) -> Answer:
         results.some_rows(float(sums[ROWS]))
+        nobody, nothing = np.zeros(len(self.groups)), np.zeros(sums["value"].shape)
         tables = Tables(
             rows=sums["group.rows"],
-            devices=sums["group.devices"],
-            device_rows=sums["device.rows"],
+            devices=sums.get("devices", nobody),
+            device_rows=sums.get("device.rows", nobody),
             columns=self.columns,
             total=sums["value"],
             square=sums["value.square"],
-            device_square=sums["device.square"],
-            device_cross=sums["device.cross"],
+            device_square=sums.get("device.square", nothing),
+            device_cross=sums.get("device.cross", nothing),
         )
         groups = {name: self._group(tables, index, sums) for index, name in enumerate(self.groups)}
         before, gains = self._compared(tables, sums) if self.before is not None else ({}, {})
