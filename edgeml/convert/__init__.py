@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,15 @@ def from_keras(model: Any, *, name: str = "") -> OnnxModel:
     graph answers otherwise.
     """
     converted: OnnxModel = open_room("keras").from_model(model, name=name)
+    return converted
+
+
+def from_sklearn(estimator: Any, widths: Mapping[str, int], *, source: str) -> OnnxModel:
+    """Return a fitted scikit-learn estimator over inputs of these widths (`numeric`: columns) as a graph.
+
+    Raises UnsupportedModel when a step of it has no converter.
+    """
+    converted: OnnxModel = open_room("sklearn").convert(estimator, widths, source=source)
     return converted
 
 

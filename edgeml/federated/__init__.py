@@ -13,6 +13,7 @@ from edgeml.federated.round import Outcome, Round, State
 from edgeml.federated.secagg import Masks, SecureRound
 from edgeml.federated.server_step import STEPS, Memory, ServerStep, take
 from edgeml.federated.strategy import STRATEGIES, Strategy, strategy
+from edgeml.federated.survey import Survey
 from edgeml.federated.updates import FAULTS, BadUpdate, Update, check_outputs, check_update, fault_of
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "State",
     "Step",
     "Strategy",
+    "Survey",
     "Ticket",
     "Update",
     "aggregate",

@@ -19,9 +19,10 @@ from edgeml.federated.federation import Federation, RoundResult
 from edgeml.federated.round import Check, Round
 from edgeml.federated.secagg import SecureRound
 from edgeml.federated.server_step import Memory
+from edgeml.federated.survey import Survey
 from edgeml.federated.updates import Update
 
-PARAMETERS, CONTROLS, MEMORY = "parameters.", "controls.", "memory."
+PARAMETERS, CONTROLS, MEMORY, SUMS = "parameters.", "controls.", "memory.", "sums."
 LEAST_SHARE = 0.25  # of its deadline that a resumed round has at least: devices must find the server again
 
 
@@ -48,6 +49,18 @@ class FederationState:
     last_round: Mapping[str, int] = field(default_factory=dict)
     durations: tuple[float, ...] = ()
     known: Mapping[str, int] = field(default_factory=dict)  # device -> rows
+    round: RoundState | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurveyState:
+    """A survey between two events; its sums are arrays."""
+
+    history: tuple[RoundResult, ...] = ()
+    members: tuple[str, ...] = ()
+    rows: int = 0
+    durations: tuple[float, ...] = ()
+    taken: int = 0  # rounds since the study began
     round: RoundState | None = None
 
 
@@ -133,6 +146,32 @@ def resume(federation: Federation, state: FederationState, arrays: Mapping[str, 
     federation.last_round, federation.durations = dict(state.last_round), list(state.durations)
     if state.round is not None:
         federation.round = resume_round(state.round, federation.offered, check=federation.checked, now=now)
+
+
+def survey_state(survey: Survey, now: float) -> SurveyState:
+    """Return the facts of a survey; its arrays are `survey_arrays`."""
+    return SurveyState(
+        history=tuple(survey.history),
+        members=tuple(sorted(survey.members)),
+        rows=survey.rows,
+        durations=tuple(survey.durations),
+        taken=len(survey.sums),
+        round=None if survey.round is None else round_state(survey.round, now),
+    )
+
+
+def survey_arrays(survey: Survey) -> dict[str, np.ndarray]:
+    """Return the sums of every round since the study began."""
+    return {f"{SUMS}{i}.{name}": value for i, sums in enumerate(survey.sums) for name, value in sums.items()}
+
+
+def resume_survey(survey: Survey, state: SurveyState, arrays: Mapping[str, np.ndarray], *, now: float) -> None:
+    """Bring a fresh `survey` of the same study to where it was; raise DataError when the sums do not fit it."""
+    survey.replay([_part(arrays, f"{SUMS}{i}.") for i in range(state.taken)])
+    survey.history, survey.durations = list(state.history), list(state.durations)
+    survey.members, survey.rows = frozenset(state.members), state.rows
+    if state.round is not None:
+        survey.round = resume_round(state.round, {}, check=survey.checked, now=now)
 
 
 def buffer_state(buffer: Buffer, now: float) -> BufferState:

@@ -51,6 +51,13 @@ def federation_summary(record: FederationRecord) -> dict[str, Any]:
             "bytes_up": done.bytes_up,
             "bytes_down": done.bytes_down,
             "seconds": done.seconds,
+            "state": done.state,
+            "why": done.why,
+            "asked": done.asked,
+            "silent": list(done.silent),
+            "rejected": {device: dict(counts) for device, counts in done.rejected.items()},
+            "staleness": dict(done.staleness),
+            "epsilon": done.epsilon,
         }
         for done in record.rounds
     ]
@@ -67,6 +74,8 @@ def federation_summary(record: FederationRecord) -> dict[str, Any]:
         "test": outcome.get("test"),
         "centralized": None,  # the rows never leave the devices, so nobody can train on all of them
         "from": outcome.get("from"),
+        "fleet": outcome.get("fleet", {}),
+        "fleet_evaluation": outcome.get("fleet_evaluation"),
         "released": outcome.get("released"),
         "reason": reason,
         "verdict": f"{record.model}: {record.state.lower()}, {len(rounds)} rounds; {reason}",

@@ -80,6 +80,7 @@ class Context:
 def _variants(model: OnnxModel, subject: Subject, say: Callable[[str], None]) -> list[Variant | Skipped]:
     chosen = subject.project.compile
     options = quantize.Options(
+        field=subject.ranges,
         max_drop=chosen.max_accuracy_drop,
         metric=subject.metric,
         task=subject.task,

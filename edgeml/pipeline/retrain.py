@@ -8,17 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from edgeml import graph, metrics, verify
-from edgeml.artifacts import FP32, TARGET_SCALE, OnnxModel, Rows
+from edgeml.artifacts import FP32, TARGET_SCALE, ActivationRanges, OnnxModel, Rows
 from edgeml.errors import NotFound, UnsupportedModel, VerificationError
 from edgeml.files import Cache
+from edgeml.pipeline import fleet_gate
+from edgeml.pipeline.exact import exact_model, exact_study, instead
 from edgeml.pipeline.finish import Delivery, finish
 from edgeml.pipeline.plan import key, versions
 from edgeml.pipeline.prove import Desk, prove
 from edgeml.pipeline.run import Progress
 from edgeml.pipeline.subject import Stopwatch, Subject, read_subject
 from edgeml.registry import FederationRecord, Registry, Release, RoundRecord
-from edgeml.server import Learner
+from edgeml.server import Findings, Learner
+from edgeml.tasks.study import Study
 
+RANGES = "ranges"  # in a lineage: digest of the activation ranges that the fleet told
+NOTHING_FOUND: Findings = {}
 LOSSES = {"classification": "softmax_cross_entropy", "regression": "mse"}
 
 
@@ -41,9 +46,19 @@ class Retraining:
                 f"{record.model} was compiled from a file: there are no validation rows to judge a better one on; "
                 f"build it from data to federate it"
             )
-        judge = Judge(self._registry, release, subject, self._progress)
+        judge = Judge(self._registry, release, subject, self._progress, record.id)
         model = judge.fp32()
-        return Learner(model, LOSSES[subject.task], _rate(model), judge.evaluate, judge.release)
+        return Learner(
+            model,
+            LOSSES[subject.task],
+            _rate(model),
+            judge.evaluate,
+            judge.release,
+            surveys=judge.surveys,
+            study=lambda: exact_study(subject, record.options),
+            fitted=lambda found: exact_model(found, subject, source=model.source),
+            instead=instead(record.model, subject),
+        )
 
 
 def _rate(model: OnnxModel) -> float:
@@ -64,6 +79,7 @@ class Judge:
     before: Release
     subject: Subject
     progress: Progress
+    federation: str = ""
 
     def fp32(self) -> OnnxModel:
         bundle = self.registry.bundle_of(self.before)
@@ -73,6 +89,10 @@ class Judge:
                 f"{self.before.model}@{self.before.number} carries no {FP32} graph to train: build it with fp32"
             )
         return OnnxModel(bundle.blobs[found[0].graph.digest], source=bundle.manifest.lineage.get("fitted", ""))
+
+    def surveys(self, candidate: OnnxModel) -> dict[str, Study]:
+        """Return what the fleet is asked about `candidate`."""
+        return fleet_gate.surveys(candidate, self.fp32(), self.subject.task)
 
     def evaluate(self, model: OnnxModel) -> dict[str, float]:
         """Return the metric of the gates and the loss of `model` on the server's validation rows."""
@@ -86,31 +106,38 @@ class Judge:
         found = metrics.evaluate(task, rows.target, answers, [metric, loss])
         return {"metric": found[metric], "loss": found[loss] if task == "classification" else found[loss] ** 2}
 
-    def release(self, model: OnnxModel, rounds: Sequence[RoundRecord]) -> Mapping[str, Any]:
-        """Walk `model` through the gates if it is better than its predecessor on the validation rows."""
+    def release(
+        self, model: OnnxModel, rounds: Sequence[RoundRecord], findings: Findings = NOTHING_FOUND
+    ) -> Mapping[str, Any]:
+        """Walk `model` through the gates if it is better than its predecessor here, and not worse in the fleet."""
         old, metric = self.fp32(), self.subject.metric
         valid = {"before": self.evaluate(old)["metric"], "after": self.evaluate(model)["metric"]}
         test = {
             name: self._scores(one, self.subject.held_out)["metric"]
             for name, one in (("before", old), ("after", model))
         }
-        told = {**valid, "metric": metric, "test": test, "from": self.before.release}
+        fleet = fleet_gate.opinion(findings, metric, self.subject.task)
+        told = {**valid, "metric": metric, "test": test, "from": self.before.release, **fleet.told}
         change = (
             f"{metric} {valid['before']:.4f} -> {valid['after']:.4f} on {len(self.subject.valid or ())} validation rows"
         )
         if metrics.drop(metric, valid["before"], valid["after"]) >= 0:
             return {**told, "released": None, "reason": f"not released, not better: {change}"}
+        if fleet.against:
+            return {**told, "released": None, "reason": f"not released, {fleet.against}; here {change}"}
         try:
-            summary = self._walk(model, rounds)
+            summary = self._walk(model, rounds, fleet_gate.ranges(findings))
         except VerificationError as error:
             return {**told, "released": None, "reason": f"not released, a gate refused it: {error}"}
         return {**told, "released": summary["release"], "reason": f"released as {summary['release']}: {change}"}
 
-    def _walk(self, model: OnnxModel, rounds: Sequence[RoundRecord]) -> dict[str, Any]:
+    def _walk(self, model: OnnxModel, rounds: Sequence[RoundRecord], ranges: ActivationRanges | None) -> dict[str, Any]:
         lineage = {
-            **{name: digest for name, digest in self.subject.lineage.items() if name != "fitted"},
+            **{name: told for name, told in self.subject.lineage.items() if name not in ("fitted", RANGES)},
             "onnx": model.digest,
             "parent": self.before.release,
+            "federation": _told(self.federation, rounds),
+            **_ranges_told(ranges),
         }
         devices = sorted({device for done in rounds for device in done.participants})
         note = f"learned in {len(rounds)} federated rounds on {len(devices)} devices ({', '.join(devices[:8])})"
@@ -119,11 +146,36 @@ class Judge:
             reference=verify.run_answers(model, Rows(self.subject.held_out.inputs), self.subject.task),
             evidence=(),  # what the predecessor's source answered says nothing of new weights
             lineage=lineage,
-            notes=(note, "its own float graph is the source that its variants are held to"),
+            notes=(note, "its own float graph is the source that its variants are held to", *_calibrated(ranges)),
+            ranges=ranges,
         )
         run = key(model.digest, lineage, subject.project, versions())[:12]
         runs, watch = Path(self.before.run_dir).parent, Stopwatch(self.progress)
         desk = Desk(Cache(runs.parent / "cache"), watch, self.registry)
         return finish(
-            prove(model, subject, desk), subject, Delivery(self.registry, runs / run, watch, "edgeml federate")
+            prove(model, subject, desk),
+            dataclasses.replace(subject, ranges=None),  # the next candidate has others
+            Delivery(self.registry, runs / run, watch, "edgeml federate"),
         )
+
+
+def _ranges_told(ranges: ActivationRanges | None) -> dict[str, str]:
+    if ranges is None:
+        return {}
+    counts = {name: count.tolist() for name, count in ranges.counts.items()}
+    return {RANGES: key(ranges.graph, ranges.rows, dict(ranges.ends), counts)}
+
+
+def _calibrated(ranges: ActivationRanges | None) -> list[str]:
+    return [] if ranges is None else [f"int8 holds the activations of {ranges.rows:,} rows of the fleet"]
+
+
+def _told(federation: str, rounds: Sequence[RoundRecord]) -> str:
+    """Return the rounds as a lineage names them, with the counts of their devices and rows.
+
+    >>> _told("fed-1", [])
+    'fed-1: 0 rounds'
+    """
+    devices, rows = ([str(len(done.participants)) for done in rounds], [f"{done.rows}" for done in rounds])
+    counts = f" of {', '.join(devices)} devices and {', '.join(rows)} rows" if rounds else ""
+    return f"{federation}: {len(rounds)} rounds{counts}"

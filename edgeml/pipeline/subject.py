@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeml.artifacts import (
+    ActivationRanges,
     Answers,
     Bundle,
     Candidate,
@@ -49,6 +50,7 @@ class Subject:
     candidates: tuple[Candidate, ...] = ()
     target: str = ""
     lineage: Mapping[str, str] = field(default_factory=dict)
+    ranges: ActivationRanges | None = None  # found in the field, in place of `calibration` for static recipes
     notes: tuple[str, ...] = ()
 
 

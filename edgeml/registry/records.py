@@ -102,6 +102,9 @@ class FederationOptions:
     patience: Patience = field(default_factory=Patience)
     strategy: str = "fedavg"  # of edgeml.federated.STRATEGIES
     mu: float | None = None  # of the proximal term, instead of the strategy's
+    family: str = ""  # of edgeml.tasks.FAMILIES: fitted exactly by sums over devices, in place of training
+    family_options: Mapping[str, Any] = field(default_factory=dict)  # of that estimator
+    ask_fleet: bool = True  # how well a candidate does on the devices, before it may ship
     mode: Literal["sync", "async"] = "sync"
     buffer: BufferOptions = field(default_factory=BufferOptions)  # of asynchronous rounds
 

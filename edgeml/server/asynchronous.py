@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgeml.artifacts import Task
 from edgeml.federated import Assembly, Buffer, State, Step, check_upload, make_offer
 from edgeml.federated.combinations import check_plan
 from edgeml.federated.journal import BufferState, arrays_of, buffer_state, resume_buffer
@@ -39,24 +40,25 @@ class Asynchronous:
     """A buffer, the devices at work for it, and what they have sent so far."""
 
     def __init__(self, work: Work, shop: Shop, now: float) -> None:
-        plan = work.plan
+        plan, task = work.plan, work.what
+        assert isinstance(task, Task)
         check_plan(plan)
-        self._work, self._shop = work, shop
+        self._work, self._shop, self._task = work, shop, task
         self._buffer = Buffer(
             work.options.buffer,
             quorum=plan.min_devices,
             min_rows=plan.min_rows,
             deadline_s=plan.deadline_s,
-            parameters=work.task.parameters,
+            parameters=task.parameters,
             now=now,
             cohort=plan.cohort,
             server=plan.row.server,
-            check=functools.partial(check_upload, plan=plan, parameters=work.task.parameters),
+            check=functools.partial(check_upload, plan=plan, parameters=task.parameters),
         )
         self._assemblies: dict[str, Assembly] = {}
         self._envelopes: dict[str, bytes] = {}  # device -> the offer it works on
         self._fresh: list[Upload] = []
-        self._blobs: set[str] = {work.task.digest}
+        self._blobs: set[str] = {task.digest}
         self._anew, self._abandoned, self._bytes_down, self._ask_at = True, 0, 0, now
         work.say(f"asynchronous rounds: a step at every {work.options.buffer.size} updates")
 
@@ -184,7 +186,7 @@ class Asynchronous:
         work, version = self._work, self._buffer.version
         offer, blob = make_offer(
             work.plan,
-            work.task,
+            self._task,
             parameters=self._buffer.parameters,
             round=f"{work.run}-{version + 1}",
             model=work.model,

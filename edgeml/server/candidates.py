@@ -7,9 +7,10 @@ from edgeml.registry import DeviceRecord
 from edgeml.server.roster import Roster
 
 
-def candidates(roster: Roster, model: str) -> list[Candidate]:
-    """Return every device that is online, runs `model` and is known by a key."""
-    return [_candidate(one, roster.key(one.id)) for one in _running(roster, model) if roster.key(one.id)]
+def candidates(roster: Roster, model: str, *, labelled: bool = True) -> list[Candidate]:
+    """Return every device that is online, runs `model` and is known by a key, with its `labelled` rows or all."""
+    known = [(one, roster.key(one.id)) for one in _running(roster, model)]
+    return [_candidate(one, key, labelled=labelled) for one, key in known if key]
 
 
 def keyless(roster: Roster, model: str) -> list[str]:
@@ -22,11 +23,11 @@ def _running(roster: Roster, model: str) -> list[DeviceRecord]:
     return [one for one, running in found if running is not None and running.model == model]
 
 
-def _candidate(record: DeviceRecord, key: str) -> Candidate:
-    now = record.telemetry.now
+def _candidate(record: DeviceRecord, key: str, *, labelled: bool) -> Candidate:
+    now, said = record.telemetry.now, record.reported
     return Candidate(
         device=record.id,
-        rows=record.reported.samples if record.reported else 0,
+        rows=(said.samples if labelled else max(said.samples, said.rows)) if said else 0,
         board=record.board,
         temperature_c=now.temperature_c if now else None,
         battery=now.battery if now else None,

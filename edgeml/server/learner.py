@@ -11,18 +11,45 @@ from typing import Any, Protocol
 
 from edgeml.artifacts import OnnxModel
 from edgeml.registry import FederationRecord, RoundRecord
+from edgeml.tasks.study import Study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What the fleet answered to one study; without a result, `why` says why not."""
+
+    result: Any
+    devices: tuple[str, ...] = ()
+    rows: int = 0
+    rounds: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    seconds: float = 0.0
+    why: str = ""
+
+
+Findings = Mapping[str, Finding]
+
+
+def no_surveys(model: OnnxModel) -> Mapping[str, Study]:
+    """Return nothing: the fleet is not asked about a candidate."""
+    return {}
 
 
 @dataclass(frozen=True)
 class Learner:
-    """What a federation starts from, and the two questions it asks of its global model."""
+    """What a federation starts from, and what it asks of its global model."""
 
     model: OnnxModel  # the fp32 graph of the release
     loss: str  # a name of `edgeml.autodiff.LOSSES`
     rate: float  # times the learning rate that was asked for: 1 unless the loss is in the target's own units
     evaluate: Callable[[OnnxModel], Mapping[str, float]]  # {"metric", "loss"} on the server's validation rows
-    release: Callable[[OnnxModel, Sequence[RoundRecord]], Mapping[str, Any]]
+    release: Callable[[OnnxModel, Sequence[RoundRecord], Findings], Mapping[str, Any]]
     """Walk the model through the gates: {"before", "after", "released": release id or None, "reason"}."""
+    surveys: Callable[[OnnxModel], Mapping[str, Study]] = no_surveys  # what the fleet is asked about the candidate
+    study: Callable[[], Study] | None = None  # the exact fit that the record's options name, in place of training
+    fitted: Callable[[Any], OnnxModel] | None = None  # what that study found, as a model like `model`
+    instead: str = ""  # what to federate where the model has no training graph
 
 
 class Retrain(Protocol):

@@ -8,41 +8,35 @@ a restarted server needs is in the registry's journal before the next thing happ
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from edgeml import graph
 from edgeml.artifacts import OnnxModel, Task
 from edgeml.errors import EdgeMLError, QuorumNotReached
-from edgeml.federated import Plan, State, strategy
-from edgeml.federated.local import task_of
-from edgeml.registry import FederationOptions, FederationRecord, Page, RoundRecord
+from edgeml.federated import State
+from edgeml.registry import FederationRecord, Page, RoundRecord, Upload
 from edgeml.registry.records import FAILED, RUNNING, SUCCEEDED
+from edgeml.server import preparation
+from edgeml.server.asking import Asking
 from edgeml.server.asynchronous import Asynchronous
-from edgeml.server.course import Arrays, Course, GiveUp, Kept, RoundEnd, Shop, Synchronous, Work
-from edgeml.server.learner import Learner, Retrain
+from edgeml.server.course import Arrays, Course, GiveUp, Kept, RoundEnd, Shop, Work
+from edgeml.server.learner import Finding, Retrain
+from edgeml.server.preparation import Candidate, Scores, Start
+from edgeml.server.synchronous import Synchronous
+from edgeml.tasks.study import Study
 from edgeml_runtime.wire import DeviceError, signed, tensors, topics
 from edgeml_runtime.wire.messages import RunOver
 from edgeml_runtime.wire.plain import from_plain, to_plain
 
 KEEP_S = 1.0  # at least so often is an open round written down: what it has waited for is not waited for again
-ROUNDS, EVALUATING, RELEASING = "rounds", "evaluating", "releasing"  # phases of the journal
+ROUNDS, EVALUATING, ASKING, RELEASING = "rounds", "evaluating", "asking", "releasing"  # phases of the journal
 log = logging.getLogger(__name__)
-Scores = Mapping[str, float]
 
 
-@dataclass(frozen=True)
-class Start:
-    """What preparation made."""
-
-    learner: Learner
-    task: Task
-    before: Scores
+COURSES: dict[str, Callable[[Work, Shop, float], Course]] = {"sync": Synchronous, "async": Asynchronous}
 
 
 class Rounds:
@@ -54,11 +48,12 @@ class Rounds:
         self._course: Course | None = None
         self._phase = ROUNDS
         self._pending: tuple[RoundRecord, ...] = ()  # over, and not yet scored
+        self._candidate: OnnxModel | None = None
         self._kept_at = 0.0
         self._job: Future[Any] | None = None
         self._then: Callable[[Any, float], None]
         self._save()
-        self._later(self._begin, _prepare, record, retrain)
+        self._later(self._begin, preparation.prepare, record, retrain)
 
     @property
     def is_over(self) -> bool:
@@ -133,49 +128,65 @@ class Rounds:
         before = course.open_rounds
         course.serve(now)
         if self._job is None and course.finished:
-            self._release(now)
+            self._finish(now)
         elif self._job is None and (event := course.tick(now)):
             self._happened(event, now)
         elif course.open_rounds != before:
             self._keep(now)
 
     def _begin(self, start: Start, now: float) -> None:
-        self._start = start
-        registry, options = self._shop.registry, self.record.options
-        registry.put_blob(start.task.data)
+        self._start, registry = start, self._shop.registry
+        if isinstance(start.what, Task):
+            registry.put_blob(start.what.data)
         if not self.record.outcome:
             self.record = dataclasses.replace(self.record, outcome={"before": dict(start.before)})
-        plan, build = plan_of(options, start.learner), COURSES[options.mode]
-        work = Work(self.record.id, self.record.model, start.task, options=options, plan=plan, say=self._say)
-        self._course = build(work, self._shop, now)
+        self._course = COURSES[self.record.options.mode](self._work("", start.what), self._shop, now)
         page, uploads = registry.journals.read(self.record.id)
         if page is None:
             self._keep(now, arrays=True)
             self._tick(now)
             return
-        arrays = tensors.unpack(page.arrays or b"")
-        self._course.resume(page.facts["course"], arrays, uploads, now=now)
         self._phase = page.phase
         done = f"{len(self.record.rounds)} rounds done, {len(uploads)} updates of the open one kept"
         log.info("federation %s goes on (%s): %s", self.record.id, page.phase, done)
         self._say(f"goes on after a restart of the server: {done}")
-        self._go_on([from_plain(RoundRecord, plain) for plain in page.facts["pending"]], now)
+        if page.phase in (ROUNDS, EVALUATING):
+            self._course.resume(page.facts["course"], tensors.unpack(page.arrays or b""), uploads, now=now)
+            self._go_on([from_plain(RoundRecord, plain) for plain in page.facts["pending"]])
+            return
+        model = OnnxModel(registry.blob(page.facts["candidate"]), source=start.learner.model.digest)
+        resumed = functools.partial(self._resume_asking, page=page, uploads=uploads)
+        self._later(resumed, preparation.asked_about, start.learner, model, self.record.options)
 
-    def _go_on(self, pending: list[RoundRecord], now: float) -> None:
+    def _resume_asking(self, candidate: Candidate, now: float, *, page: Page, uploads: list[Upload]) -> None:
+        self._candidate = candidate.model
+        self._course = asking = Asking(candidate.studies, self._work, shop=self._shop, now=now)
+        asking.resume(page.facts["course"], tensors.unpack(page.arrays or b""), uploads, now=now)
+        if self._phase == RELEASING:
+            self._release(now)
+
+    def _go_on(self, pending: list[RoundRecord]) -> None:
         """Take up what the earlier server was at."""
         known = {done.round for done in self.record.rounds}
         waiting = [done for done in pending if done.round not in known]
         if self._phase == EVALUATING and waiting and self._course is not None:
             self._evaluate(waiting[0], self._course.parameters)
-        elif self._phase == RELEASING:
-            self._release(now)
+
+    def _work(self, name: str, what: Task | Study) -> Work:
+        """Return the work on `what`: the federation's own, or a question that has a `name`."""
+        run, plan = self.record.id, preparation.plan_of(self.record.options, self._start.learner)
+        say = self._say if not name else lambda detail: self._say(f"asking the fleet ({name}): {detail}")
+        named = f"{run}-{name}" if name else run
+        return Work(named, self.record.model, what, options=self.record.options, plan=plan, say=say)
 
     def _happened(self, event: RoundEnd | GiveUp, now: float) -> None:
         if isinstance(event, GiveUp):
             self._end(FAILED, "; ".join([event.reason, *self._reasons()]))
-        elif event.record.state == State.ABANDONED.value:
+        elif self._phase == ASKING:
+            self._keep(now, arrays=True)
+        elif event.record.state == State.ABANDONED.value or not event.parameters:  # a sum is no model yet
             metric, loss = self._last_scores()
-            self._finish_round(dataclasses.replace(event.record, metric=metric, loss=loss), now)
+            self._finish_round(dataclasses.replace(event.record, metric=metric, loss=loss), now, arrays=True)
         else:
             self._phase, self._pending = EVALUATING, (event.record,)
             self._keep(now, arrays=True)
@@ -186,25 +197,45 @@ class Rounds:
             record = dataclasses.replace(done, metric=float(scores["metric"]), loss=float(scores["loss"]))
             self._finish_round(record, now)
 
-        self._later(scored, _evaluate, self._start.learner, parameters)
+        self._later(scored, preparation.evaluate, self._start.learner, parameters)
 
-    def _finish_round(self, done: RoundRecord, now: float) -> None:
+    def _finish_round(self, done: RoundRecord, now: float, *, arrays: bool = False) -> None:
         self.record = dataclasses.replace(self.record, rounds=(*self.record.rounds, done))
         self._save()  # before the journal: a restarted server must not score this round twice
         self._phase, self._pending = ROUNDS, ()
-        self._keep(now)
+        self._keep(now, arrays=arrays)
+        self._tick(now)
+
+    def _finish(self, now: float) -> None:
+        """The course is at its end: make the candidate of it, or, after the questions, bring it before the gates."""
+        course, options, learner = self._course, self.record.options, self._start.learner
+        if isinstance(course, Asking):
+            self._release(now)
+        elif isinstance(course, Synchronous) and options.family:
+            self._later(self._ask, preparation.fitted, learner, course.survey.result(), options)
+        elif course is not None:
+            self._later(self._ask, preparation.trained, learner, course.parameters, options)
+
+    def _ask(self, candidate: Candidate, now: float) -> None:
+        self._phase, self._candidate = ASKING, candidate.model
+        self._shop.registry.put_blob(candidate.model.data)
+        self._course = Asking(candidate.studies, self._work, shop=self._shop, now=now)
+        self._keep(now, arrays=True)
         self._tick(now)
 
     def _release(self, now: float) -> None:
+        assert isinstance(self._course, Asking) and self._candidate is not None
         self._phase = RELEASING
-        self._keep(now)
+        self._keep(now, arrays=True)
         self._say("the rounds are done; the aggregate is before the gates")
-        assert self._course is not None
         closed = tuple(done for done in self.record.rounds if done.state == State.CLOSED.value)
-        self._later(self._judged, _release, self._start.learner, self._course.parameters, closed)
+        findings = self._course.findings
+        self._later(self._judged, self._start.learner.release, self._candidate, closed, findings)
 
     def _judged(self, outcome: Mapping[str, Any], now: float) -> None:
-        self.record = dataclasses.replace(self.record, outcome={**self.record.outcome, **outcome})
+        findings = self._course.findings if isinstance(self._course, Asking) else {}
+        fleet = {name: _told(one) for name, one in findings.items()}
+        self.record = dataclasses.replace(self.record, outcome={**self.record.outcome, "fleet": fleet, **outcome})
         self._end(SUCCEEDED, str(outcome.get("reason", "")))
 
     def _last_scores(self) -> tuple[float, float]:
@@ -256,58 +287,11 @@ class Rounds:
 
     def _page(self, now: float) -> Page:
         assert self._course is not None
-        return Page(phase=self._phase, facts={"course": self._course.facts(now), "pending": to_plain(self._pending)})
+        candidate = "" if self._candidate is None else self._candidate.digest
+        facts = {"course": self._course.facts(now), "pending": to_plain(self._pending), "candidate": candidate}
+        return Page(phase=self._phase, facts=facts)
 
 
-COURSES: dict[str, Callable[[Work, Shop, float], Course]] = {"sync": Synchronous, "async": Asynchronous}
-
-
-def plan_of(options: FederationOptions, learner: Learner) -> Plan:
-    """Return the plan that `options` ask for."""
-    return Plan(
-        rounds=options.rounds,
-        min_devices=options.min_devices,
-        learning_rate=options.learning_rate * learner.rate,
-        min_rows=options.min_rows,
-        deadline_s=options.deadline_s,
-        seed=options.seed,
-        local_epochs=options.local_epochs,
-        batch_size=options.batch_size,
-        compress=options.compress,
-        privacy=options.privacy,
-        secure=options.secure,
-        strategy=options.strategy,
-        mu=options.mu,
-        momentum=options.momentum,
-        max_abandoned=options.max_abandoned,
-        cohort=options.cohort,
-        patience=options.patience,
-        mode=options.mode,
-    )
-
-
-def _prepare(record: FederationRecord, retrain: Retrain) -> Start:
-    learner, options = retrain.prepare(record), record.options
-    task = task_of(
-        strategy(options.strategy, without=frozenset({"release"})),
-        learner.model,
-        loss=learner.loss,
-        momentum=options.momentum,
-        epochs=options.local_epochs,
-        batch_size=options.batch_size,
-    )
-    return Start(learner, task, learner.evaluate(learner.model))
-
-
-def _evaluate(learner: Learner, parameters: Mapping[str, np.ndarray]) -> Scores:
-    return learner.evaluate(_model(learner, parameters))
-
-
-def _release(
-    learner: Learner, parameters: Mapping[str, np.ndarray], rounds: tuple[RoundRecord, ...]
-) -> Mapping[str, Any]:
-    return learner.release(_model(learner, parameters), rounds)
-
-
-def _model(learner: Learner, parameters: Mapping[str, np.ndarray]) -> OnnxModel:
-    return graph.set_initializers(learner.model, parameters)
+def _told(finding: Finding) -> dict[str, Any]:
+    """Return what the record says of a finding: what it cost, and why it has no result."""
+    return {name: value for name, value in to_plain(finding).items() if name != "result"}

@@ -81,11 +81,11 @@ def test_a_better_model_is_released_with_its_parent_in_the_lineage(tmp_path: Pat
     registry, record, rows = the_digits(tmp_path)
     learner = retraining(registry).prepare(record)
     first = registry.find("digits")
-    told = learner.release(spoiled(learner.model), [ROUND])
+    told = learner.release(spoiled(learner.model), [ROUND], {})
     assert told["released"] is None and "not better" in told["reason"]
     assert [release.release for release in registry.releases("digits")] == [first.release]
 
-    told = learner.release(learned(learner, rows, rounds=3, learning_rate=0.05), [ROUND])
+    told = learner.release(learned(learner, rows, rounds=3, learning_rate=0.05), [ROUND], {})
     newest = registry.find("digits")
     assert told["released"] == newest.release != first.release
     assert told["after"] > told["before"]

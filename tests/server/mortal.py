@@ -13,7 +13,7 @@ from typing import Any
 
 from edgeml.artifacts import OnnxModel
 from edgeml.registry import FederationRecord, Registry, RoundRecord
-from edgeml.server import Learner, serve
+from edgeml.server import Findings, Learner, serve
 from tests.server.stand_ins import InMemoryRetrain, a_model
 
 
@@ -31,7 +31,7 @@ class Mortal(InMemoryRetrain):
         self._point("preparing" if model.digest == self.first else "evaluating")
         return super().evaluate(model)
 
-    def release(self, model: OnnxModel, rounds: Sequence[RoundRecord]) -> Mapping[str, Any]:
+    def release(self, model: OnnxModel, rounds: Sequence[RoundRecord], findings: Findings) -> Mapping[str, Any]:
         self._point("releasing")
         (self.folder / "released.onnx").write_bytes(model.data)
         return {"after": super().evaluate(model), "released": "new", "reason": f"better after {len(rounds)} rounds"}

@@ -20,7 +20,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from edgeml.artifacts import Bundle, OnnxModel
 from edgeml.registry import FederationRecord, Registry, RoundRecord
-from edgeml.server import Coordinator, Learner
+from edgeml.server import Coordinator, Findings, Learner
 from edgeml.transport import Broker, ServerTransport
 from edgeml_runtime import outgoing
 from edgeml_runtime.config import Policy
@@ -315,7 +315,7 @@ class InMemoryRetrain:
         right = answers["probabilities"][np.arange(200), rows["target"]]
         return {"metric": float(np.mean(answers["label"] == rows["target"])), "loss": float(-np.log(right).mean())}
 
-    def release(self, model: OnnxModel, rounds: Sequence[RoundRecord]) -> Mapping[str, Any]:
+    def release(self, model: OnnxModel, rounds: Sequence[RoundRecord], findings: Findings) -> Mapping[str, Any]:
         self.released.append(model)
         return {
             "after": self.evaluate(model),
