@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn import cluster, datasets, decomposition, discriminant_analysis, linear_model, naive_bayes, preprocessing
+from sklearn import (
+    cluster,
+    datasets,
+    decomposition,
+    discriminant_analysis,
+    impute,
+    linear_model,
+    naive_bayes,
+    preprocessing,
+)
 from sklearn.feature_extraction.text import TfidfTransformer
 
 from edgeml.artifacts import Task
@@ -44,7 +53,9 @@ CASES: list[tuple[Any, str]] = [
     (linear_model.GammaRegressor(**NEWTON), "diabetes"),
     (preprocessing.StandardScaler(), "breast_cancer"),
     (preprocessing.MinMaxScaler(), "breast_cancer"),
+    (preprocessing.MaxAbsScaler(), "breast_cancer"),
     (preprocessing.RobustScaler(), "breast_cancer"),
+    (impute.SimpleImputer(strategy="median"), "breast_cancer"),
     (preprocessing.KBinsDiscretizer(encode="ordinal"), "breast_cancer"),
     (decomposition.PCA(10), "digits"),
     (naive_bayes.GaussianNB(), "digits"),

@@ -68,7 +68,10 @@ class Program:
         self._inputs = _row_inputs(columns)
         self._parameters: dict[str, np.ndarray] = {}
         self._outputs: list[onnx.ValueInfoProto] = []
-        self.x = e.op("Cast", _features(e, columns), to=TensorProto.DOUBLE)
+        x = e.op("Cast", _features(e, columns), to=TensorProto.DOUBLE)
+        self.x = e.op("Where", self.finite(x), x, e.real(np.nan))
+        for step in columns.steps:
+            self.x = step(e, self.x)
         kept = "" if missing else self._whole(least)
         self.y = ""
         if target:
@@ -78,8 +81,6 @@ class Program:
             kept = e.op("Min", kept, good) if kept else good
             self.y = TARGET
         self._keep(kept)
-        for step in columns.steps:
-            self.x = step(e, self.x)
 
     def _whole(self, least: float | None) -> str:
         """Return 1 for the rows whose every number is finite, and not below `least`."""

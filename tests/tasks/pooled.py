@@ -12,9 +12,10 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, loa
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
 from sklearn.feature_extraction.text import TfidfTransformer
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import GammaRegressor, LinearRegression, LogisticRegression, PoissonRegressor, Ridge
 from sklearn.naive_bayes import BernoulliNB, GaussianNB, MultinomialNB
-from sklearn.preprocessing import KBinsDiscretizer, MinMaxScaler, RobustScaler, StandardScaler
+from sklearn.preprocessing import KBinsDiscretizer, MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
 
 from edgeml.tasks.program import Columns
 from edgeml.tasks.statistics import Cooccurrence
@@ -45,9 +46,13 @@ class Case:
     columns: int = 64  # the first ones of the data set
     large: bool = False  # about an origin of a million: what a sum of squares about zero would not survive
 
+    holes: bool = False  # every eleventh number is missing
+
     @property
     def features(self) -> np.ndarray:
         x = rows_of(self.data)[0][:, : self.columns]
+        if self.holes:
+            x = np.where(np.arange(x.size).reshape(x.shape) % 11 == 3, np.float32(np.nan), x)
         return x + np.float32(1e4) if self.large else x
 
     def rows(self, target: str) -> Rows:
@@ -105,6 +110,12 @@ CASES: dict[str, list[Case]] = {
     "GammaRegressor": [Case(GammaRegressor(), "diabetes"), Case(GammaRegressor(alpha=0.01), "diabetes")],
     "StandardScaler": [Case(StandardScaler(), "wine"), Case(StandardScaler(), "iris", large=True)],
     "MinMaxScaler": [Case(MinMaxScaler(), "wine"), Case(MinMaxScaler(feature_range=(-1, 3)), "digits", columns=20)],
+    "MaxAbsScaler": [Case(MaxAbsScaler(), "wine"), Case(MaxAbsScaler(), "digits", columns=20)],
+    "SimpleImputer": [
+        Case(SimpleImputer(), "wine", holes=True),
+        Case(SimpleImputer(strategy="median"), "wine", holes=True),
+        Case(SimpleImputer(strategy="constant", fill_value=-3), "iris", holes=True),
+    ],
     "RobustScaler": [
         Case(RobustScaler(), "wine"),
         Case(RobustScaler(quantile_range=(5, 90), unit_variance=True), "diabetes"),

@@ -11,10 +11,11 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.feature_extraction.text import TfidfTransformer
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge
 from sklearn.naive_bayes import MultinomialNB
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import MinMaxScaler, PolynomialFeatures, RobustScaler, StandardScaler
+from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, PolynomialFeatures, RobustScaler, StandardScaler
 
 from edgeml import convert
 from edgeml.errors import UnsupportedModel, UserError
@@ -29,17 +30,25 @@ PIPELINES = [
     (make_pipeline(MinMaxScaler(clip=True), PCA(0.9, whiten=True), NEWTON), "wine"),
     (make_pipeline(RobustScaler(), PoissonRegressor(solver="newton-cholesky", tol=1e-12)), "diabetes"),
     (make_pipeline(StandardScaler(with_std=False), PCA(5), StandardScaler(), Ridge(0.1)), "diabetes"),
+    (make_pipeline(SimpleImputer(strategy="median"), StandardScaler(), NEWTON), "wine with holes"),
+    (make_pipeline(SimpleImputer(), MinMaxScaler(clip=True), MaxAbsScaler(clip=True), Ridge()), "diabetes with holes"),
+    (make_pipeline(StandardScaler(), SimpleImputer(strategy="constant"), NEWTON), "breast_cancer with holes"),
     (make_pipeline(TfidfTransformer(), MultinomialNB()), "digits"),
 ]
 
 
 @pytest.mark.parametrize("estimator, data", PIPELINES, ids=lambda value: value if isinstance(value, str) else "")
 def test_a_pipeline_over_devices_is_that_of_the_pooled_rows_and_converts(estimator: Any, data: str) -> None:
+    data, *holes = data.split(" with ")
     x, y = rows_of(data)
+    if holes:
+        x = np.where(np.arange(x.size).reshape(x.shape) % 11 == 3, np.float32(np.nan), x)
     target = y.astype(np.float64) if data == "diabetes" else y
     classes = () if data == "diabetes" else tuple(range(int(y.max()) + 1))
     asked = study(estimator, features=x.shape[1], classes=classes)
-    found = conclude(asked, split({"x": x, "target": target})).result()
+    done = conclude(asked, split({"x": x, "target": target}))
+    found = done.result()
+    assert not any("left out" in note for note in done.notes)
     wide = x.astype(np.float64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -19,6 +19,7 @@ from edgeml.tasks.statistics import (
     counts,
     discriminant,
     generalized,
+    imputer,
     linear,
     scalers,
 )
@@ -32,7 +33,7 @@ class Family:
     """One estimator: `begin` writes its first question; options it neither honours nor may ignore are refused."""
 
     module: str  # that has the class
-    begin: Callable[[Any, Columns], Question]
+    begin: Callable[[Any, Columns], Question | Answer]
     learned: tuple[str, ...]  # the attributes that must equal those of scikit-learn on the pooled rows
     precision: float  # by how much they may differ, relative to the largest number of each
     rounds: str
@@ -73,6 +74,24 @@ FAMILIES: Mapping[str, Family] = {
         1e-13,
         "2",
         honours=("with_mean", "with_std"),
+        ignores=_SOLVER,
+    ),
+    "MaxAbsScaler": Family(
+        _SCALE,
+        scalers.max_abs_scaler,
+        ("max_abs_", "scale_"),
+        0.0,
+        "4 to 5 (float32)",
+        honours=("clip",),
+        ignores=_SOLVER,
+    ),
+    "SimpleImputer": Family(
+        "sklearn.impute",
+        imputer.simple_imputer,
+        ("statistics_",),
+        1e-13,
+        "1 (mean), 4 to 5 (median), 0 (constant)",
+        honours=("strategy", "fill_value", "keep_empty_features"),
         ignores=_SOLVER,
     ),
     "MinMaxScaler": Family(

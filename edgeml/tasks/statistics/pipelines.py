@@ -71,8 +71,21 @@ def _standard(fitted: Any, e: Emitter, x: str) -> str:
 
 def _min_max(fitted: Any, e: Emitter, x: str) -> str:
     x = e.op("Add", e.op("Mul", x, e.value(fitted.scale_)), e.value(fitted.min_))
-    low, high = (e.real(float(end)) for end in fitted.feature_range)
-    return e.op("Clip", x, low, high) if fitted.clip else x
+    return _clipped(e, x, fitted.feature_range) if fitted.clip else x
+
+
+def _clipped(e: Emitter, x: str, ends: tuple[float, float]) -> str:
+    low, high = (e.real(float(end)) for end in ends)
+    return e.op("Where", e.op("IsNaN", x), x, e.op("Clip", x, low, high))  # a missing number stays missing
+
+
+def _imputer(fitted: Any, e: Emitter, x: str) -> str:
+    return e.op("Where", e.op("IsNaN", x), e.value(fitted.statistics_.astype(np.float64)), x)
+
+
+def _max_abs(fitted: Any, e: Emitter, x: str) -> str:
+    x = e.op("Div", x, e.value(fitted.scale_))
+    return _clipped(e, x, (-1.0, 1.0)) if fitted.clip else x
 
 
 def _robust(fitted: Any, e: Emitter, x: str) -> str:
@@ -106,7 +119,9 @@ def _tfidf(fitted: Any, e: Emitter, x: str) -> str:
 
 
 EMIT: Mapping[str, Callable[[Any, Emitter, str], str]] = {
+    "SimpleImputer": _imputer,
     "StandardScaler": _standard,
+    "MaxAbsScaler": _max_abs,
     "MinMaxScaler": _min_max,
     "RobustScaler": _robust,
     "PCA": _pca,

@@ -1,4 +1,4 @@
-"""Scalers and bins of columns: StandardScaler, MinMaxScaler, RobustScaler, KBinsDiscretizer.
+"""Scalers and bins of columns: StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler, KBinsDiscretizer.
 
 Missing numbers are passed over column by column, as scikit-learn's scalers do.
 """
@@ -92,9 +92,24 @@ def min_max_scaler(estimator: Any, columns: Columns) -> Question:
         )
         return Answer(made)
 
-    return order_statistics(
-        columns, "MinMaxScaler", ranks=lambda n: np.stack([np.zeros_like(n), n - 1], axis=1), then=finish
-    )
+    return order_statistics(columns, "MinMaxScaler", ranks=first_and_last, then=finish)
+
+
+def max_abs_scaler(estimator: Any, columns: Columns) -> Question:
+    """Return the study of MaxAbsScaler, from the first and the last rank of every column."""
+
+    def finish(counts: np.ndarray, values: np.ndarray) -> Answer:
+        most = np.abs(values).max(axis=1)
+        scale = without_zeros(most)
+        made = fitted(estimator, columns, max_abs_=most, scale_=scale, n_samples_seen_=int(counts.max()))
+        return Answer(made)
+
+    return order_statistics(columns, "MaxAbsScaler", ranks=first_and_last, then=finish)
+
+
+def first_and_last(counts: np.ndarray) -> np.ndarray:
+    """Return the ranks (d, 2) of the smallest and the largest of `counts` (d,) numbers."""
+    return np.stack([np.zeros_like(counts), counts - 1], axis=1)
 
 
 def robust_scaler(estimator: Any, columns: Columns) -> Question:
