@@ -154,7 +154,7 @@ class Federation:
     def ledger(self) -> Ledger:
         """What the rounds so far have told of the devices."""
         found = Ledger()
-        for result in self.history:
+        for result in self.history if self.plan.privacy.where else ():
             found = found.after(result.asked, closed=result.state == State.CLOSED.value)
         return found
 
