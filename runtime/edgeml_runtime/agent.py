@@ -136,6 +136,7 @@ class Agent:
             "board": self.config.board,
             "agent": __version__,
             "boot_id": self.boot_id,
+            "key": self.trainer.masker.public,
             "pid": os.getpid(),
             "broker": {"host": self.config.host, "port": self.config.port, "connected": self._transport.connected},
             "conflict": self.conflict,

@@ -68,6 +68,7 @@ class Policy:
     clip_norm: float = 0.0  # the longest update that may leave, whatever the server asks; 0: any
     noise: float = 0.0  # the least standard deviation of the noise on each value of an update, in clip_norms
     secure: bool = False  # updates leave under masks only: the server learns their sum, see edgeml_runtime.secagg
+    peers: tuple[str, ...] = ()  # public keys (hex) of devices to be summed with under masks; empty: any
     bench: BenchLimits = field(default_factory=BenchLimits)
 
     def __post_init__(self) -> None:
@@ -75,7 +76,7 @@ class Policy:
             raise AgentRefused(f"accept has {unknown[0]!r}; tasks are {', '.join((*KINDS, 'bench'))}")
         if self.noise and not self.clip_norm:
             raise AgentRefused(f"noise {self.noise:g} counts in clip_norms, and clip_norm is 0: set it, too")
-        for name in ("templates", "task_keys"):
+        for name in ("templates", "task_keys", "peers"):
             if wrong := [one for one in getattr(self, name) if not _is_key(one)]:
                 raise AgentRefused(f"{name} has {wrong[0][:80]!r}: write all of its 64 hexadecimal digits")
         for setting in dataclasses.fields(self):

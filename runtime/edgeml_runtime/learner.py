@@ -131,7 +131,7 @@ class LocalRound:
             return f"updates of {offer.max_update_bytes:,} bytes, and the owner's policy allows {limit:,}"
         if (size := offer.graph_bytes + offer.parameters_bytes) > policy.max_task_bytes:
             return f"a task of {size:,} bytes, and the owner's policy allows {policy.max_task_bytes:,}"
-        return outgoing.objection(offer, policy) or secagg.objection(offer, facts.device, facts.key)
+        return outgoing.objection(offer, policy) or secagg.objection(offer, facts.device, facts.key, peers=policy.peers)
 
     def outcome(self, event: str, *, reason: str = "") -> list[Effect]:
         """Tell the machine how an effect ended."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -59,8 +59,11 @@ class Masked:
 Effect = Say | Masked
 
 
-def objection(offer: TaskOffer, device: str, public: str) -> str:
-    """Return why `device`, whose key is `public` (hex), takes no part in the secure aggregation of `offer`, or ""."""
+def objection(offer: TaskOffer, device: str, public: str, *, peers: Collection[str] = ()) -> str:
+    """Return why `device`, whose key is `public` (hex), takes no part in the secure aggregation of `offer`, or "".
+
+    With `peers`, keys that the owner knows, it takes part only among those: a server could invent the others.
+    """
     asked = offer.secure
     if asked is None:
         return ""
@@ -69,6 +72,9 @@ def objection(offer: TaskOffer, device: str, public: str) -> str:
         return "secure aggregation wants one key of each device of the cohort, no two alike"
     if asked.keys.get(device) != public:
         return "the key that the server has of this device is another: report anew, or enroll again"
+    strangers = sorted(name for name, key in asked.keys.items() if key not in {*peers, public})
+    if peers and strangers:
+        return f"the owner's policy names {len(peers)} peers, and {strangers[0]} is none of them"
     if not 2 * asked.threshold > count or not 2 <= asked.threshold <= count <= MAX_DEVICES:
         return f"secure aggregation of {count} devices with a threshold of {asked.threshold}: more than half must stay"
     numbers = asked.bound, asked.phase_s

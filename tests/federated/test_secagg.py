@@ -348,10 +348,13 @@ OBJECTIONS = [
 @pytest.mark.parametrize(("parts", "words"), OBJECTIONS)
 def test_a_device_does_not_take_part_in_what_would_not_hide_it(parts: dict[str, Any], words: str) -> None:
     fleet = Fleet(4)
-    offer = an_offer(fleet.asked)
+    offer, keys = an_offer(fleet.asked), fleet.asked.keys
     offer = dataclasses.replace(offer, secure=dataclasses.replace(fleet.asked, **parts))
     found = secagg.objection(offer, "d00", fleet.asked.keys["d00"])
     assert words in found and bool(words) == bool(found)
+    peers = [fleet.asked.keys[name] for name in ("d01", "d02")]
+    assert "2 peers, and d03 is none" in secagg.objection(an_offer(fleet.asked), "d00", keys["d00"], peers=peers)
+    assert secagg.objection(an_offer(fleet.asked), "d00", keys["d00"], peers=[*peers, keys["d03"]]) == ""
     assert "another" in secagg.objection(an_offer(fleet.asked), "d00", "ab" * 32)
 
 
