@@ -44,6 +44,11 @@ class Columns:
         """Return how many numbers a row has on the device."""
         return self.width or self.features
 
+    @property
+    def numbers(self) -> Literal["float32", "float64"]:
+        """Return what the features are when they are summed: steps compute in float64."""
+        return "float64" if self.steps else self.dtype
+
     def through(self, step: Step, *, features: int) -> Columns:
         """Return the columns that `step` makes of these."""
         return replace(self, features=features, width=self.held, steps=(*self.steps, step))

@@ -66,7 +66,7 @@ def order_statistics(
     `ranks` gets how many numbers each column has, (d,), and returns the 0-based ranks wanted, (d, t). `then`
     gets the counts and the values (d, t) as float64.
     """
-    limit = _key(float(np.finfo(columns.dtype).max), columns.dtype)
+    limit = _key(float(np.finfo(columns.numbers).max), columns.numbers)
     start = Column((0,), (-limit,), (limit + 1,))
     task = _counting(columns, source)
 
@@ -89,7 +89,7 @@ def order_statistics(
 def _ask(state: list[Column], columns: Columns, task: Task, *, then: Callable[[np.ndarray], Next]) -> Next:
     edges = [column.edges() for column in state]
     if not any(edges):
-        return then(np.array([[number_at(low, columns.dtype) for low in column.low] for column in state]))
+        return then(np.array([[number_at(low, columns.numbers) for low in column.low] for column in state]))
 
     def narrow(sums: Sums) -> Next:
         below = np.cumsum(sums["counts"], axis=1)
@@ -105,7 +105,7 @@ def _with(task: Task, edges: list[list[int]], columns: Columns) -> Task:
     """Return `task` with these edges; a column with fewer is filled up with infinity, which no number reaches."""
     numbers = np.full((columns.features, EDGES), np.inf)
     for f, own in enumerate(edges):
-        numbers[f, : len(own)] = [number_at(key, columns.dtype) for key in own]
+        numbers[f, : len(own)] = [number_at(key, columns.numbers) for key in own]
     return replace(task, parameters={"edges": numbers})
 
 
