@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,6 +53,18 @@ def test_a_release_is_shipped_served_and_improved_on_the_devices(fleet: Fleet, s
     told = json.loads(done.stdout)
     assert [len(one["participants"]) for one in told["rounds"]] == [3, 3, 3]
     assert told["released"] and told["after"] > told["before"]
+    page = Path(told["report"]).read_text(encoding="utf-8")
+    assert "accuracy round by round" in page and told["released"] in page
+
+    done = fleet.edgeml(
+        "federate", "digits", "--strategy", "scaffold", "--momentum", 0, "--rounds", 2, "--wait", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    corrected = json.loads(done.stdout)["rounds"]
+    assert [len(one["participants"]) for one in corrected] == [3, 3] and not corrected[1]["refused"]
+    assert corrected[0]["bytes_up"] > 1.8 * told["rounds"][0]["bytes_up"], (
+        "the change of c_i travels beside the model's"
+    )
 
     done = fleet.edgeml("deploy", f"digits@{told['released']}", "--to", "dev-0,dev-2", "--wait", "--json")
     assert done.returncode == 0, done.stderr
