@@ -19,7 +19,7 @@ FLEET = {"rounds": 5, "min_devices": 2, "local_epochs": 1, "batch_size": 16, "le
 @click.option("--simulate", "devices", type=click.IntRange(1), help="Virtual devices over PROJECT's training rows.")
 @click.option("--rounds", type=click.IntRange(1), help="How many rounds.  [default: 5]")
 @click.option("--wait", is_flag=True, help="Wait until the rounds are done and judged.")
-@click.option("--strategy", default="fedavg", show_default=True, help="A row of docs/federated.md's table.")
+@click.option("--strategy", default="fedavg", show_default=True, help="A row of the table in docs/learn.md.")
 @click.option("--mu", type=click.FloatRange(0), help="Of the proximal term; the strategy's own if not given.")
 @click.option("--compress", default="", help="How updates travel: fp16, int8, topk:0.05, sign.")
 @click.option("--secure", is_flag=True, help="Sum updates under masks: the server sees none of them.")

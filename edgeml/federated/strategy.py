@@ -1,7 +1,7 @@
 """The ways to learn together, one row each: what devices do, how updates become one, what that excludes.
 
 A strategy is data. `local.task_of` makes its task graph, `Federation` its rounds; `STRATEGIES` is the whole table, and
-`python -m edgeml.federated.strategy` prints it for docs/federated.md.
+`python -m edgeml.federated.strategy` prints it for docs/learn.md.
 """
 
 from __future__ import annotations

@@ -388,4 +388,4 @@ def test_control_variates_outlive_the_server() -> None:
 
 
 def test_the_table_in_the_docs_is_the_table() -> None:
-    assert table() in (Path(__file__).parents[2] / "docs/federated.md").read_text(encoding="utf-8"), "print it again"
+    assert table() in (Path(__file__).parents[2] / "docs/learn.md").read_text(encoding="utf-8"), "print it again"
