@@ -95,7 +95,11 @@ def liars_table() -> dict[str, Any]:
             for seed in range(3):
                 believe = Believe(byzantine=5 if name == "bulyan" else LIARS)
                 plan = Plan(
-                    rounds=20, strategy=name, learning_rate=0.1, local_epochs=2, seed=seed,
+                    rounds=20,
+                    strategy=name,
+                    learning_rate=0.1,
+                    local_epochs=2,
+                    seed=seed,
                     min_devices=max(2, least_updates(strategy(name).rule, believe)),
                     min_rows=1,
                     believe=believe,
