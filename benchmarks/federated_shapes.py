@@ -104,8 +104,8 @@ def liars_table() -> dict[str, Any]:
                     min_rows=1,
                     believe=believe,
                 )
-                liars = {"byzantine": LIARS / DEVICES, "attack": attack} if attack != "none" else {}
-                done = simulate(digits_fleet("iid", devices=DEVICES, seed=seed), plan, Conditions(**liars))
+                liars = Conditions(byzantine=LIARS / DEVICES, attack=attack) if attack != "none" else Conditions()
+                done = simulate(digits_fleet("iid", devices=DEVICES, seed=seed), plan, liars)
                 found.setdefault(f"{attack} {name}", []).append(done.rounds[-1].metric)
         print(attack, {name: round(float(np.mean(found[f"{attack} {name}"])), 3) for name in ROBUST}, flush=True)
     return found
