@@ -25,11 +25,11 @@ from edgeml_runtime.task import Answer, Rows
 from edgeml_runtime.wire.manifest import TensorSpec
 from edgeml_runtime.wire.tasks import DELTA, TARGET, TaskKind
 
-HEAP, LEAST, MOST = 7, 24, 128  # rows: of one heap of three; of training, some ten runs
+HEAP, LEAST, MOST = 13, 24, 128  # rows: of one heap of three; of training, some ten runs
 TRIALS = 4  # of training on one sort: one could come out well by chance
 MAX_MARKS = 1024  # ones in all outputs that are no sums
 SUM_RTOL = 1e-4  # of the largest value of an output: float32 sums in another order
-PROBES, ENOUGH = 5, 2  # rows changed at first, and how many of them may change nothing before all are looked at
+PROBES, ENOUGH = 8, 2  # rows changed at first, and how many of them may change nothing before all are looked at
 SILENT_SHARE = 0.6  # of all rows: more of them without any effect on a part of the update is no training
 SILENT = 1e-7  # of the largest value of that part
 RATE = "lr"
