@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from edgeml import convert, tasks
 from edgeml.artifacts import OnnxModel
 from edgeml.errors import UnsupportedModel
@@ -20,7 +22,8 @@ def exact_study(subject: Subject, options: FederationOptions) -> Study:
     Raises UnsupportedModel for rows with other columns than numbers, UserError for a family that does not fit them.
     """
     width = _width(subject, options.family)
-    estimator = exact_pipeline(options.family, subject.task, options.family_options)
+    missing = bool(np.isnan(subject.held_out.inputs[NUMERIC]).any())  # then devices have holes, too
+    estimator = exact_pipeline(options.family, subject.task, options.family_options, missing=missing)
     classes = range(len(subject.classes)) if subject.task == "classification" else ()
     return tasks.study(estimator, features=width, classes=tuple(classes), name=NUMERIC)
 

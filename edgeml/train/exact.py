@@ -11,6 +11,7 @@ from typing import Any
 
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import GammaRegressor, LinearRegression, LogisticRegression, PoissonRegressor, Ridge
 from sklearn.naive_bayes import BernoulliNB, GaussianNB, MultinomialNB
 from sklearn.pipeline import Pipeline
@@ -22,11 +23,12 @@ from edgeml.errors import UserError
 
 @dataclass(frozen=True)
 class Exact:
-    """One family: its class, what it learns, and whether its penalty wants columns of one scale."""
+    """One family: its class, what it learns, whether its penalty wants columns of one scale, and if it knows holes."""
 
     kind: type
     task: ModelTask
     scaled: bool = False
+    takes_missing: bool = False
 
 
 FAMILIES: Mapping[str, Exact] = {
@@ -38,12 +40,12 @@ FAMILIES: Mapping[str, Exact] = {
         Exact(BernoulliNB, "classification"),
         Exact(LinearDiscriminantAnalysis, "classification"),
         Exact(QuadraticDiscriminantAnalysis, "classification"),
-        Exact(HistGradientBoostingClassifier, "classification"),
+        Exact(HistGradientBoostingClassifier, "classification", takes_missing=True),
         Exact(Ridge, "regression", scaled=True),
         Exact(LinearRegression, "regression"),
         Exact(PoissonRegressor, "regression", scaled=True),
         Exact(GammaRegressor, "regression", scaled=True),
-        Exact(HistGradientBoostingRegressor, "regression"),
+        Exact(HistGradientBoostingRegressor, "regression", takes_missing=True),
     )
 }
 
@@ -57,8 +59,11 @@ def exact_for(task: ModelTask) -> list[str]:
     return [name for name, one in FAMILIES.items() if one.task == task]
 
 
-def exact_pipeline(family: str, task: ModelTask, options: Mapping[str, Any]) -> Pipeline:
-    """Return the unfitted pipeline of `family` with these options; raise UserError when there is none, or no option."""
+def exact_pipeline(family: str, task: ModelTask, options: Mapping[str, Any], *, missing: bool = False) -> Pipeline:
+    """Return the unfitted pipeline of `family` with these options, medians in place of `missing` numbers if need be.
+
+    Raises UserError when there is no such family, or no such option.
+    """
     found = FAMILIES.get(family)
     if found is None or found.task != task:
         raise UserError(f"family {family!r} is none that learns {task} exactly; choose of {', '.join(exact_for(task))}")
@@ -66,5 +71,6 @@ def exact_pipeline(family: str, task: ModelTask, options: Mapping[str, Any]) -> 
         estimator = found.kind(**options)
     except TypeError as error:
         raise UserError(f"{family}: {error}") from error
-    steps = [("scale", StandardScaler())] if found.scaled else []
-    return Pipeline([*steps, ("estimator", estimator)])
+    fill = [("impute", SimpleImputer(strategy="median"))] if missing and not found.takes_missing else []
+    scale = [("scale", StandardScaler())] if found.scaled else []
+    return Pipeline([*fill, *scale, ("estimator", estimator)])
