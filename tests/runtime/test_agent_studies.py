@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.naive_bayes import GaussianNB
 
-from edgeml.artifacts import Task
+from edgeml import tasks
+from edgeml.artifacts import OnnxModel, Task
+from edgeml.artifacts import Rows as Table
 from edgeml.federated import check_outputs
+from edgeml.quantize import calibration_points
 from edgeml.tasks.program import Columns
 from edgeml.tasks.statistics import begin
-from edgeml_runtime.wire import signed, tensors, topics
+from edgeml.tasks.study import Study
+from edgeml_runtime.session import Session
+from edgeml_runtime.wire import signed, topics
+from edgeml_runtime.wire import tensors as packing
 from edgeml_runtime.wire.messages import TaskOffer
 from edgeml_runtime.wire.plain import to_plain
 from tests.runtime.agent_kit import KEY, AgentProcess, Mosquitto, ServerSide, deploy, needs_mosquitto
+from tests.runtime.graphs import mlp
 from tests.tasks.pooled import rows_of
 
 pytestmark = [pytest.mark.broker, needs_mosquitto]
@@ -42,7 +51,7 @@ def fleet(tmp_path: Path, broker: Mosquitto, server: ServerSide) -> Iterator[Non
 
 def ask(server: ServerSide, task: Task, number: int) -> dict[str, np.ndarray]:
     """Return the sum of what the agents answer to one task."""
-    parameters = tensors.pack(task.parameters)
+    parameters = packing.pack(task.parameters)
     offer = TaskOffer(
         round=f"study-{number}",
         run="study",
@@ -65,14 +74,29 @@ def ask(server: ServerSide, task: Task, number: int) -> dict[str, np.ndarray]:
     return {name: np.sum([one[name] for one in checked], axis=0, dtype=np.float64) for name in task.outputs}
 
 
-@pytest.mark.usefixtures("fleet")
-def test_a_study_over_agents_ends_in_what_scikit_learn_fits_on_all_rows(server: ServerSide) -> None:
-    columns = Columns(features=64, classes=tuple(range(10)))
-    study, rounds = begin(GaussianNB(), columns), 0
+def concluded(server: ServerSide, study: Study, numbers: Iterator[int]) -> Any:
+    """Return the result of `study` over the fleet, its rounds numbered on."""
     while not study.done:
-        rounds += 1
-        study = study.take(ask(server, study.task(), rounds))
-    found, pooled = study.result(), GaussianNB().fit(X.astype(np.float64), Y)
+        study = study.take(ask(server, study.task(), next(numbers)))
+    return study.result()
+
+
+@pytest.mark.usefixtures("fleet")
+def test_every_kind_of_study_over_agents_ends_as_on_all_rows(server: ServerSide) -> None:
+    numbers, wide = itertools.count(1), X.astype(np.float64)
+    found = concluded(server, begin(GaussianNB(), Columns(features=64, classes=tuple(range(10)))), numbers)
+    pooled = GaussianNB().fit(wide, Y)
     np.testing.assert_allclose(found.theta_, pooled.theta_, atol=1e-12)
     np.testing.assert_allclose(found.var_, pooled.var_, atol=1e-9)
-    assert rounds >= 2
+
+    model = OnnxModel(mlp(seed=3), "test")
+    answers = Session(model.data).run({"numeric": X})
+    judged = concluded(server, tasks.evaluation(model, "classification"), numbers)
+    assert judged.metric("accuracy").value == pytest.approx(np.mean(answers["label"] == Y), abs=1e-12)
+
+    drifted = concluded(server, tasks.drift(tasks.reference(model, Table({"numeric": X}))), numbers)
+    assert drifted.rows == len(X) and drifted.drifted == ()
+
+    graph, tensors = calibration_points(model)
+    ranges = concluded(server, tasks.calibration(graph, tensors), numbers)
+    assert ranges.ends["numeric"] == (X.min(), X.max())
