@@ -11,6 +11,7 @@ from edgeml.cli.screen import Rounds, Screen, json_option, registry_option, show
 
 SIMULATED = ("partition", "attack", "byzantine", "stragglers", "silent", "held_out", "workers", "per_round")
 PRIVATE = ("where", "clip_norm", "noise", "adapt", "sampling", "max_epsilon")
+IN_FLEET = ("selector", "target", "spread", "buffer", "family")
 FLEET = {"rounds": 5, "min_devices": 2, "local_epochs": 1, "batch_size": 16, "learning_rate": 0.05, "momentum": 0.9}
 
 
@@ -39,6 +40,11 @@ FLEET = {"rounds": 5, "min_devices": 2, "local_epochs": 1, "batch_size": 16, "le
 @click.option("--learning-rate", type=float, help="[default: 0.05]")
 @click.option("--momentum", type=float, help="Of the devices' SGD.  [default: 0.9]")
 @click.option("--deadline", "deadline_s", default=60.0, show_default=True, help="Seconds a round waits for updates.")
+@click.option("--to", "selector", help="In a fleet: all, board:NAME, or device ids with commas.  [default: all]")
+@click.option("--target", type=click.IntRange(1), help="In a fleet: updates a round closes at; a few more are asked.")
+@click.option("--spread", type=click.FloatRange(0), help="In a fleet: deadlines of median + SPREAD deviations.")
+@click.option("--async", "buffer", type=click.IntRange(1), metavar="K", help="In a fleet: a step at every K updates.")
+@click.option("--family", help="In a fleet: fitted exactly by sums, in place of training; see docs/exact.md.")
 @click.option("--partition", help="Simulated: iid, dirichlet:A, shards:K, or a column.  [default: iid]")
 @click.option("--per-round", type=click.IntRange(0), help="Simulated: devices asked in each round.  [default: all]")
 @click.option("--stragglers", type=click.FloatRange(0, 1), help="Simulated: share that has time for a few epochs.")
@@ -57,6 +63,8 @@ def federate(model: str, devices: int | None, wait: bool, registry_path: Path, a
     """
     asked = _privately({name: value for name, value in given.items() if value is not None})
     if devices is not None:
+        if extra := [name for name in IN_FLEET if name in asked]:
+            raise click.UsageError(f"--{extra[0].replace('buffer', 'async')} is for a fleet, not for --simulate")
         summary = _simulate(Path(model), devices, asked)
     else:
         if extra := [name for name in SIMULATED if name in asked]:
@@ -100,11 +108,22 @@ def _in_the_fleet(model: str, asked: dict[str, Any], registry_path: Path, *, wai
     strategy(asked["strategy"], without=frozenset({"release"}))
     registry = Registry.open(registry_path)
     registry.server_alive()
-    record = registry.federation(registry.request_federation(model, FLEET | asked))
+    record = registry.federation(registry.request_federation(model, FLEET | _nested(asked)))
     if wait:
         with Screen() as screen, Rounds(screen) as shown:
             record = wait_federation(registry, record.id, on_round=shown.add)
     return write_federation(registry, record, command=typed())
+
+
+def _nested(asked: dict[str, Any]) -> dict[str, Any]:
+    """Return `asked` with what is about the cohort, patience and buffer where federations want it."""
+    about = {name: asked.pop(name) for name in ("selector", "target") if name in asked}
+    found = asked | ({"cohort": about} if about else {})
+    if "spread" in found:
+        found["patience"] = {"spread": found.pop("spread")}
+    if "buffer" in found:
+        found |= {"mode": "async", "buffer": {"size": found["buffer"]}}
+    return found
 
 
 def _show(summary: dict[str, Any]) -> None:

@@ -118,7 +118,19 @@ class Rounds:
         from rich.table import Table
 
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for header in ("round", "devices", "rows", "metric", "", "loss", "kB up", "kB down", "seconds", "epsilon"):
+        for header in (
+            "round",
+            "devices",
+            "rows",
+            "metric",
+            "",
+            "loss",
+            "kB up",
+            "kB down",
+            "seconds",
+            "epsilon",
+            "not taken",
+        ):
             table.add_column(header, justify="left" if not header else "right")
         best = max((abs(one.metric) for one in self._done), default=1.0) or 1.0
         for one in self._done[-self.SHOWN :]:
@@ -128,17 +140,33 @@ class Rounds:
                 *(str(one.round), f"{len(one.participants):,}", f"{one.rows:,}", f"{one.metric:.4f}", bar),
                 *(f"{one.loss:.4f}", f"{one.bytes_up / 1e3:,.0f}", f"{one.bytes_down / 1e3:,.0f}"),
                 *(f"{one.seconds:.2f}", "-" if spent is None else f"{spent:.2f}"),
+                str(sum(sum(faults.values()) for faults in getattr(one, "rejected", {}).values()) or "-"),
             )
         return table
 
 
 def _round_line(done: Any) -> str:
+    if getattr(done, "state", "") == "abandoned":
+        told = [f"{device}: {why}" for device, why in sorted(done.refused.items())]
+        told += [f"{device}: silent" for device in done.silent]
+        return "; ".join([f"{done.round}: abandoned, {done.why}", *told]) + _rejected(done)
     spent = getattr(done, "epsilon", None)
     return (
         f"{done.round}: {len(done.participants):,} devices, {done.rows:,} rows, metric {done.metric:.4f}, "
         f"loss {done.loss:.4f}, {done.bytes_up:,} bytes up, {done.seconds:.2f} s"
         + ("" if spent is None else f", epsilon {spent:.2f}")
+        + _rejected(done)
     )
+
+
+def _rejected(done: Any) -> str:
+    """Return what was not taken, device by device."""
+    counts = getattr(done, "rejected", {})
+    told = [
+        f"{device} {', '.join(f'{fault} {count}' for fault, count in sorted(faults.items()))}"
+        for device, faults in sorted(counts.items())
+    ]
+    return f"; not taken: {'; '.join(told)}" if told else ""
 
 
 def typed() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +11,14 @@ import pytest
 from edgeml import autodiff, graph, metrics, tasks
 from edgeml.artifacts import OnnxModel, Rows
 from edgeml.demo.digits import deal
-from edgeml.errors import NotFound
+from edgeml.errors import NotFound, UnsupportedModel, UserError
+from edgeml.federated import Plan, Survey, Update
 from edgeml.pipeline import build, retraining
 from edgeml.pipeline.subject import read_subject
 from edgeml.project import read_project
 from edgeml.registry import FederationRecord, Registry, RoundRecord
-from edgeml.server import Learner
+from edgeml.server import Finding, Learner
+from edgeml.server.preparation import prepare
 from edgeml_runtime.session import Session
 
 ROUND = RoundRecord(
@@ -38,6 +41,12 @@ def released(folder: Path, data: str) -> tuple[Registry, FederationRecord]:
     registry = Registry.open(folder / "registry")
     build(read_project(folder), registry)
     return registry, registry.federation(registry.request_federation("small", {}))
+
+
+@pytest.fixture(scope="module")
+def wine(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    """A small network that tells wines apart, released."""
+    return released(tmp_path_factory.mktemp("wine"), "sklearn:wine")[0]
 
 
 def the_digits(folder: Path) -> tuple[Registry, FederationRecord, Rows]:
@@ -97,6 +106,112 @@ def test_a_better_model_is_released_with_its_parent_in_the_lineage(tmp_path: Pat
     assert following.release == newest.release
     successor = retraining(registry).prepare(following)
     assert successor.evaluate(successor.model)["metric"] == pytest.approx(told["after"])
+
+
+def answered(learner: Learner, candidate: OnnxModel, shares: list[Rows]) -> dict[str, Finding]:
+    """Return what a fleet that holds `shares` answers to all that is asked about `candidate`."""
+    found = {}
+    for name, study in learner.surveys(candidate).items():
+        survey = Survey(name, Plan(min_devices=len(shares)), model="digits", study=study)
+        while not survey.finished:
+            opened = survey.begin({f"d{i}": len(share) for i, share in enumerate(shares)}, now=0.0)
+            task = survey.study.task()
+            session = Session(task.data)
+            for device, share in enumerate(shares):
+                given = {**share.inputs, "target": share.target, **task.parameters}
+                sums = session.run({spec.name: given[spec.name] for spec in session.inputs})
+                assert (
+                    opened is not None
+                    and opened.receive(f"d{device}", Update(f"d{device}", len(share), sums), 1.0) == ""
+                )
+            survey.conclude(1.0)
+        devices = tuple(sorted(survey.members))
+        found[name] = Finding(result=survey.study.result(), devices=devices, rows=survey.rows, rounds=survey.closed)
+    return found
+
+
+def test_the_fleet_has_its_say_before_anything_ships(tmp_path: Path) -> None:
+    registry, record, rows = the_digits(tmp_path)
+    learner = retraining(registry).prepare(record)
+    candidate = learned(learner, rows, rounds=3, learning_rate=0.05)
+    thirds = [rows.take(slice(start, None, 3)) for start in range(3)]
+    assert all(share.target is not None for share in thirds)
+    wrong = [Rows(share.inputs, (share.target + 1) % 10) for share in thirds if share.target is not None]
+
+    against = learner.release(candidate, [ROUND], answered(learner, candidate, wrong))
+    assert against["released"] is None and "worse in the fleet: accuracy" in against["reason"]
+    assert against["fleet_evaluation"]["gain"] < 0 and against["fleet_evaluation"]["devices"] == 3
+
+    silent = {"evaluation": Finding(result=None, why="0 of the 2 updates needed arrived")}
+    told = learner.release(candidate, [ROUND], silent)
+    assert told["released"] is None and "the fleet was asked and did not answer: 0 of the 2" in told["reason"]
+
+    findings = answered(learner, candidate, thirds)
+    told = learner.release(candidate, [ROUND], findings)
+    newest = registry.find("digits")
+    assert told["released"] == newest.release, told["reason"]
+    fleet = told["fleet_evaluation"]
+    assert fleet["gain"] > 0 and fleet["gain_interval"][0] <= fleet["gain"] <= fleet["gain_interval"][1]
+    assert fleet["rows"] == len(rows) and fleet["certain"]
+    lineage = registry.bundle_of(newest).manifest.lineage
+    assert lineage["federation"] == f"{record.id}: 1 rounds of 2 devices and 200 rows" and "ranges" in lineage
+    assert read_subject(Path(newest.run_dir)).ranges is None
+    notes = registry.find("digits").summary["notes"]
+    assert f"int8 holds the activations of {len(rows):,} rows of the fleet" in notes
+
+
+def test_a_family_is_fitted_over_the_fleet_and_comes_back_as_a_model(tmp_path: Path) -> None:
+    registry, _, rows = the_digits(tmp_path)
+    options = {"family": "LogisticRegression", "family_options": {"C": 0.1}}
+    record = registry.federation(registry.request_federation("digits", options))
+    learner = retraining(registry).prepare(record)
+    assert learner.study is not None and learner.fitted is not None
+    study, session = learner.study(), None
+    while not study.done:
+        task = study.task()
+        session = Session(task.data)
+        sums: dict[str, np.ndarray] = {}
+        for start in range(3):
+            share = rows.take(slice(start, None, 3))
+            given = {**share.inputs, "target": share.target, **task.parameters}
+            for name, value in session.run({spec.name: given[spec.name] for spec in session.inputs}).items():
+                sums[name] = sums.get(name, np.float64(0)) + value.astype(np.float64)
+        study = study.take(sums)
+    model = learner.fitted(study.result())
+    scores = learner.evaluate(model)
+    assert scores["metric"] > learner.evaluate(learner.model)["metric"], "three agents hold more digits than the server"
+    told = learner.release(model, [ROUND], {})
+    assert told["released"] == registry.find("digits").release, told["reason"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"family": "Ridge"}, "none that learns classification exactly; choose of LogisticRegression"),
+        ({"family": "RandomForestClassifier"}, "choose of LogisticRegression"),
+        ({"family": "LogisticRegression", "family_options": {"c": 1}}, "unexpected keyword argument 'c'"),
+        ({"family": "LogisticRegression", "mode": "async"}, "they cannot be asynchronous"),
+        ({"family": "GaussianNB", "privacy": {"where": "server"}}, "sums that the server sees"),
+    ],
+)
+def test_a_family_that_cannot_be_is_refused_with_those_that_can(
+    wine: Registry, options: dict[str, Any], says: str
+) -> None:
+    record = wine.federation(wine.request_federation("small", options))
+    with pytest.raises((UserError, UnsupportedModel), match=says):
+        prepare(record, retraining(wine))
+
+
+def test_a_forest_says_what_can_be_federated_in_its_place(tmp_path: Path) -> None:
+    text = "name: trees\ndata: {train: 'sklearn:wine'}\nsearch: {trials: 1, folds: 2, estimators: [forest]}\n"
+    (tmp_path / "edgeml.yaml").write_text(text + "track: {mlflow: off}\n", encoding="utf-8")
+    registry = Registry.open(tmp_path / "registry")
+    build(read_project(tmp_path), registry)
+    record = registry.federation(registry.request_federation("trees", {}))
+    with pytest.raises(UnsupportedModel) as refused:
+        prepare(record, retraining(registry))
+    assert "HistGradientBoostingClassifier" in str(refused.value)
+    assert "edgeml federate trees --family LogisticRegression" in str(refused.value)
 
 
 def test_a_regressor_trains_in_the_units_of_its_target(tmp_path: Path) -> None:
