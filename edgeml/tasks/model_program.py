@@ -1,6 +1,7 @@
 """The frame of a question about models: a device's rows in, whole models inside, sums of a fixed shape out.
 
-Rows whose target is none (NaN, or no class index) are left out before the models see them. The models keep their opset,
+A batch of rows goes through at a time, in a loop that adds up: memory does not grow with the rows. Rows whose target is
+none (NaN, or no class index) are left out before the models see them. The models keep their opset,
 so what is added is written in operators that mean the same from opset 16 on.
 """
 
@@ -22,6 +23,8 @@ from edgeml_runtime.wire.manifest import TensorSpec
 
 MIN_OPSET, ML_OPSET = 16, 3  # ScatterElements that adds; LabelEncoder from text to numbers
 ML = "ai.onnx.ml"
+BATCH = 256  # rows at a time, as many as the gates run
+PART = "part/"  # before the name of an input: its rows of one batch
 _DTYPES = {name: number for number, name in graph.DTYPES.items()}
 _MAX = float(np.finfo(np.float64).max)
 
@@ -37,30 +40,31 @@ class ModelProgram:
         self.inputs = _same_inputs(models)
         self._values = [_value(spec) for spec in self.inputs]
         self._parameters: dict[str, np.ndarray] = {}
-        self._outputs: list[onnx.ValueInfoProto] = []
+        self._sums: dict[str, tuple[str, tuple[int, ...]]] = {}
         self._keep(target, classes)
         self.answers = [self._inside(index) for index in range(len(models))]
 
     def _keep(self, target: Target, classes: int) -> None:
         """Drop the rows without a target, and count both."""
         e, first = self.e, self.inputs[0].name
-        total, self.y = self.count(first), ""
-        self.rows = {spec.name: spec.name for spec in self.inputs}
+        self.rows = {spec.name: PART + spec.name for spec in self.inputs}
+        total, self.y = self.count(self.rows[first]), ""
         if target:
             whole = target == "classes"
             dtype = TensorProto.INT64 if whole else TensorProto.DOUBLE
             self._values.append(helper.make_tensor_value_info(TARGET, dtype, ["rows"]))
-            kept = self._known(classes) if whole else e.op("LessOrEqual", e.op("Abs", TARGET), e.real(_MAX))
-            self.rows = {name: e.op("Compress", name, kept, axis=0) for name in self.rows}
-            self.y = e.op("Compress", TARGET, kept, axis=0)
+            given = PART + TARGET
+            kept = self._known(given, classes) if whole else e.op("LessOrEqual", e.op("Abs", given), e.real(_MAX))
+            self.rows = {name: e.op("Compress", rows, kept, axis=0) for name, rows in self.rows.items()}
+            self.y = e.op("Compress", given, kept, axis=0)
         seen = self.count(self.rows[first])
         self.output(ROWS, seen, ())
         self.output(LEFT_OUT, e.op("Sub", total, seen), ())
 
-    def _known(self, classes: int) -> str:
+    def _known(self, target: str, classes: int) -> str:
         e = self.e
-        low = e.op("GreaterOrEqual", TARGET, e.number(0))
-        return e.op("And", low, e.op("Less", TARGET, e.number(classes)))
+        low = e.op("GreaterOrEqual", target, e.number(0))
+        return e.op("And", low, e.op("Less", target, e.number(classes)))
 
     def _inside(self, index: int) -> dict[str, str]:
         """Add a model whose tensors are named apart; return its outputs by their own names."""
@@ -101,9 +105,8 @@ class ModelProgram:
         return name
 
     def output(self, name: str, tensor: str, shape: tuple[int, ...]) -> None:
-        """Let the sum over devices of `tensor`, float64 of `shape`, be known as `name`."""
-        self.e.named(name, tensor)
-        self._outputs.append(helper.make_tensor_value_info(name, TensorProto.DOUBLE, shape))
+        """Let the sum over batches and devices of `tensor`, float64 of `shape`, be known as `name`."""
+        self._sums[name] = tensor, shape
 
     def float64(self, tensor: str) -> str:
         """Return `tensor` as float64."""
@@ -139,18 +142,55 @@ class ModelProgram:
 
     def task(self, kind: TaskKind) -> Task:
         """Return the finished program as a task about the first model."""
+        nodes = self._loop()  # before the constants are counted
         opsets = {domain: version for proto in self._protos for domain, version in opset_imports(proto).items()}
         opsets.setdefault(ML, ML_OPSET)
         constants = [numpy_helper.from_array(value, name) for name, value in self.constants.items()]
-        inside = helper.make_graph(self.e.nodes, kind, self._values, self._outputs, self._initializers + constants)
+        outputs = [helper.make_tensor_value_info(n, TensorProto.DOUBLE, shape) for n, (_, shape) in self._sums.items()]
         proto = helper.make_model(
-            inside,
+            helper.make_graph(nodes, kind, self._values, outputs, self._initializers + constants),
             opset_imports=[helper.make_opsetid(*pair) for pair in sorted(opsets.items())],
             ir_version=max(one.ir_version for one in self._protos),
         )
         graph.check(proto)
         source = self.models[0].digest
         return Task(kind, proto.SerializeToString(), source, dict(self._parameters), (), outputs_of(proto))
+
+    def _loop(self) -> list[onnx.NodeProto]:
+        """Return the nodes of the whole: a loop over batches whose sums are the outputs."""
+        e = Emitter("batches/", self.constants)
+        rows = e.op("Gather", e.op("Shape", self.inputs[0].name), e.number(0))
+        turns = e.op("Div", e.op("Add", rows, e.number(BATCH - 1)), e.number(BATCH))
+        zeros = [e.value(np.zeros(shape)) for _, shape in self._sums.values()]
+        more = e.value(np.array(True))
+        sums = e.ops("Loop", turns, more, *zeros, outputs=len(zeros), body=self._batch())
+        for name, total in zip(self._sums, sums, strict=True):
+            e.named(name, total)
+        return e.nodes
+
+    def _batch(self) -> onnx.GraphProto:
+        """Return the body of the loop: cut the batch out, do all that was written, add to the sums so far."""
+        cut, add = Emitter("batch/", self.constants), Emitter("sum/", self.constants)
+        zero = cut.vector(0)
+        start = cut.op("Mul", "batch/index", cut.number(BATCH))
+        start, end = (cut.op("Unsqueeze", at, zero) for at in (start, cut.op("Add", start, cut.number(BATCH))))
+        held = [value.name for value in self._values if value.name not in self._parameters]
+        for name in held:
+            cut.named(PART + name, cut.op("Slice", name, start, end, zero))
+        new = [add.op("Add", f"sum.{name}", tensor) for name, (tensor, _) in self._sums.items()]
+        more = add.op("Identity", "batch/more")
+        shapes = [shape for _, shape in self._sums.values()]
+        given = [f"sum.{name}" for name in self._sums]
+        inputs = [
+            helper.make_tensor_value_info("batch/index", TensorProto.INT64, []),
+            helper.make_tensor_value_info("batch/more", TensorProto.BOOL, []),
+            *(helper.make_tensor_value_info(n, TensorProto.DOUBLE, s) for n, s in zip(given, shapes, strict=True)),
+        ]
+        outputs = [
+            helper.make_tensor_value_info(more, TensorProto.BOOL, []),
+            *(helper.make_tensor_value_info(n, TensorProto.DOUBLE, s) for n, s in zip(new, shapes, strict=True)),
+        ]
+        return helper.make_graph([*cut.nodes, *self.e.nodes, *add.nodes], "batch", inputs, outputs)
 
 
 def _value(spec: TensorSpec) -> onnx.ValueInfoProto:

@@ -14,7 +14,7 @@ from edgeml.tasks.evaluation import By
 from edgeml.tasks.study import Study
 from tests import networks
 from tests.runtime.test_rehearsal import pass_all
-from tests.tasks.fleet import Rows, sums
+from tests.tasks.fleet import Rows, answer, sums
 from tests.tasks.test_drift import of_numbers, text_model, texts
 from tests.tasks.test_evaluation import fitted
 
@@ -42,6 +42,17 @@ STUDIES: Mapping[str, Callable[[], tuple[Study, Rows]]] = {
     "dense": lambda: a_calibration(conv=False),
     "images": lambda: a_calibration(conv=True),
 }
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_device_without_rows_adds_nothing_and_one_with_many_what_its_parts_add(name: str) -> None:
+    study, rows = STUDIES[name]()
+    task = study.task()
+    assert not any(array.any() for array in answer(task, {key: array[:0] for key, array in rows.items()}).values())
+    many = {key: np.concatenate([array] * 20) for key, array in rows.items()}  # more than one batch
+    once, twenty = answer(task, rows), answer(task, many)
+    for output, array in once.items():
+        assert np.allclose(twenty[output], 20 * array, rtol=1e-5, atol=1e-6), output
 
 
 @pytest.mark.parametrize("name", STUDIES)
