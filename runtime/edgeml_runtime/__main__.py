@@ -103,6 +103,8 @@ def _status(options: argparse.Namespace) -> int:
         "broker": f"{broker['host']}:{broker['port']} {state}",
         "samples": f"{told['samples']['stored']} stored, {told['samples']['labelled']} labelled",
     }
+    if local_round := told.get("round"):
+        lines["round"] = " ".join(filter(None, (local_round[key] for key in ("round", "phase", "reason"))))
     if told.get("conflict"):
         lines["conflict"] = told["conflict"]
     for name, text in lines.items():

@@ -163,7 +163,16 @@ def run(
 ) -> Answer:
     """Return what the checked task in `session` gives for `rows`; raise TaskRefused or ShapeMismatch."""
     given = feeds(session.inputs, rows, scalars=scalars, parameters=parameters, kept=kept)
-    return sorted_out(session.outputs, session.run(given), kind=kind, rows=count(rows))
+    answers = session.run(given)
+    try:
+        return sorted_out(session.outputs, answers, kind=kind, rows=count(rows))
+    except NotFinite as error:
+        if broken := _broken(rows[0]):
+            told = (
+                f"{broken} of the {count(rows)} rows have numbers that are missing or infinite, and so has the answer"
+            )
+            raise NotFinite(f"{told}: leave these rows out, or deploy a model that fills the gaps") from error
+        raise
 
 
 def sorted_out(outputs: Sequence[TensorSpec], answers: Arrays, *, kind: TaskKind, rows: int) -> Answer:
@@ -196,10 +205,25 @@ def _check_finite(update: Arrays, keep: Arrays, metrics: Mapping[str, float], *,
     if not broken and all(math.isfinite(loss) for loss in metrics.values()):
         return
     if training:
-        raise TaskRefused(
+        raise NotFinite(
             f"training diverged here: {broken} numbers of the update are NaN or infinite; lower the learning rate"
         )
-    raise TaskRefused(f"{broken} numbers of the answer are NaN or infinite: some local rows have no finite values")
+    raise NotFinite(f"{broken} numbers of the answer are NaN or infinite, and all rows are finite: too large for it")
+
+
+class NotFinite(TaskRefused):
+    """An answer has NaN or infinite numbers."""
+
+    @property
+    def reason(self) -> str:
+        return TaskRefused.__name__
+
+
+def _broken(local: Arrays) -> int:
+    """Return how many rows have a number that is NaN or infinite."""
+    numbers = [array.reshape(len(array), -1) for array in local.values() if array.dtype.kind == "f"]
+    whole = [np.isfinite(array).all(axis=1) for array in numbers if len(array)]
+    return int(np.count_nonzero(~np.logical_and.reduce(whole))) if whole else 0
 
 
 def _tables(local: Arrays) -> list[np.ndarray]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgeml_runtime import outgoing
+from edgeml_runtime.answered import Answered, Trained
 from edgeml_runtime.config import BLOBS, FEEDBACK, KEPT, TASKS, Config
 from edgeml_runtime.errors import DeviceError, MalformedMessage, TaskRefused
 from edgeml_runtime.feedback import Feedback
@@ -31,17 +31,8 @@ from edgeml_runtime.wire.messages import RunOver, TaskOffer, UpdateHeader, encod
 from edgeml_runtime.wire.updates import sign_update
 from edgeml_runtime.worker import Outcome, Worker
 
-WHO, SECONDS = "round", "seconds"
+WHO, SECONDS, ANSWER = "round", "seconds", "answer.safetensors"
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What one round's upload is made of."""
-
-    body: bytes
-    rows: int
-    metrics: dict[str, float]
 
 
 class Trainer:
@@ -76,6 +67,7 @@ class Trainer:
         )
         self._child, self._runs = TaskChild(state, memory=config.policy.max_task_memory), 0
         self._ledger = Ledger(state / TASKS / LOG)
+        self._answered = Answered(state / TASKS / ANSWER, config.policy)
         self._kept = Kept(state / KEPT, most=config.policy.max_kept_bytes)
         self._kept.expire()
 
@@ -171,6 +163,7 @@ class Trainer:
         """Forget what was kept for rounds that will not come."""
         if run != named:
             raise MalformedMessage(f"the end of federation {run} arrived on the topic of {named}")
+        self._answered.forget()
         if self._kept.forget(run):
             log.info("federation %s is over; what was kept of it is deleted", run)
 
@@ -191,6 +184,8 @@ class Trainer:
         """Have the task run once over all the rows it may see. In the worker's thread."""
         if self.machine.phase is not Phase.TRAINING or tag != self._tag(offer):
             raise TaskRefused("the round was over before its task began")
+        if (given := self._answered.to(offer)) is not None:
+            return given
         policy = self._config.policy
         order = Order(
             round=offer.round,
@@ -211,7 +206,10 @@ class Trainer:
         if len(body) > order.update_bytes:
             raise TaskRefused(f"an update of {len(body):,} bytes, and {order.update_bytes:,} are allowed")
         losses = {name: value for name, value in ran.metrics.items() if name != SECONDS}
-        return Trained(body, ran.rows, {**outgoing.told(losses, offer, asked), SECONDS: ran.metrics[SECONDS]})
+        told = {**outgoing.told(losses, offer, asked), SECONDS: ran.metrics[SECONDS]}
+        trained = Trained(body, ran.rows, told)
+        self._answered.keep(offer, trained)
+        return trained
 
     def _tag(self, offer: TaskOffer) -> str:
         return f"{offer.round}/{self._runs}"

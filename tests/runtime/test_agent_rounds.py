@@ -192,7 +192,7 @@ def test_what_a_task_keeps_comes_back_next_round_also_after_a_kill(learner: Any,
     agent.kill()
     agent.start()
     until(lambda: agent.status()["broker"]["connected"], "the broker")
-    assert [rounds_before(2), rounds_before(3)] == [1, 2]  # the second once more, as before
+    assert [rounds_before(2), rounds_before(3)] == [1, 2]  # the second as it was, without running it again
     assert "run: " in agent.command("task-policy").stdout
     server.publish(topics.task("run"), signed.sign(to_plain(RunOver(run="run")), KEY))
     until(lambda: not list((agent.state / "kept").glob("*.safetensors")), "the end of the memory")
@@ -200,7 +200,7 @@ def test_what_a_task_keeps_comes_back_next_round_also_after_a_kill(learner: Any,
     told = agent.command("task-policy", "--forget", "run")
     assert told.returncode == 0 and not list((agent.state / "kept").glob("*.safetensors"))
     assert [line.split()[4] for line in told.stdout.splitlines() if line.startswith("ran ")] == [
-        "run-1", "run-2", "run-2", "run-3", "run-4",
+        "run-1", "run-2", "run-3", "run-4",
     ]  # fmt: skip
 
 

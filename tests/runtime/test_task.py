@@ -132,8 +132,15 @@ def test_an_answer_that_is_not_finite_is_refused(bad: float) -> None:
     delta[1, 1] = bad
     with pytest.raises(TaskRefused, match="diverged here: 1 numbers"):
         sorted_out((DELTA,), {"delta.w": delta}, kind="training", rows=2)
-    with pytest.raises(TaskRefused, match=r"1 numbers of the answer.*local rows have no finite values"):
+    with pytest.raises(TaskRefused, match="1 numbers of the answer are NaN or infinite"):
         sorted_out((DELTA,), {"delta.w": delta}, kind="statistics", rows=2)
+
+
+def test_rows_with_gaps_that_spoil_the_answer_are_counted() -> None:
+    x = np.ones((30, 4), np.float32)
+    x[3, 1], x[3, 2], x[7, 0] = np.nan, np.inf, np.nan
+    with pytest.raises(TaskRefused, match="2 of the 30 rows have numbers that are missing or infinite"):
+        run(Session(second_moments()), ({"numeric": x}, None), kind="statistics", scalars={}, parameters={})
 
 
 def test_an_output_of_another_shape_than_declared_does_not_leave() -> None:
