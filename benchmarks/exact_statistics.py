@@ -47,6 +47,8 @@ LOADERS: dict[str, Callable[..., Any]] = {
 CASES: list[tuple[Any, str]] = [
     (linear_model.Ridge(), "diabetes"),
     (linear_model.LinearRegression(), "diabetes"),
+    (linear_model.Lasso(alpha=0.5, tol=1e-13, max_iter=10**6), "diabetes"),
+    (linear_model.ElasticNet(alpha=0.3, tol=1e-13, max_iter=10**6), "diabetes"),
     (linear_model.LogisticRegression(**NEWTON), "breast_cancer"),
     (linear_model.LogisticRegression(**NEWTON), "wine"),
     (linear_model.PoissonRegressor(**NEWTON), "diabetes"),

@@ -13,7 +13,15 @@ from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import GammaRegressor, LinearRegression, LogisticRegression, PoissonRegressor, Ridge
+from sklearn.linear_model import (
+    ElasticNet,
+    GammaRegressor,
+    Lasso,
+    LinearRegression,
+    LogisticRegression,
+    PoissonRegressor,
+    Ridge,
+)
 from sklearn.naive_bayes import BernoulliNB, GaussianNB, MultinomialNB
 from sklearn.preprocessing import KBinsDiscretizer, MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
 
@@ -97,6 +105,11 @@ CASES: dict[str, list[Case]] = {
         Case(LinearRegression(), "diabetes"),
         Case(LinearRegression(fit_intercept=False), "diabetes"),
     ],
+    "Lasso": [
+        Case(Lasso(alpha=0.5, tol=1e-13, max_iter=10**6), "diabetes"),
+        Case(Lasso(alpha=0.1, positive=True, fit_intercept=False, tol=1e-13, max_iter=10**6), "wine"),
+    ],
+    "ElasticNet": [Case(ElasticNet(alpha=0.3, l1_ratio=0.3, tol=1e-13, max_iter=10**6), "diabetes")],
     "LogisticRegression": [
         Case(LogisticRegression(C=0.1), "breast_cancer"),
         Case(LogisticRegression(class_weight="balanced"), "wine"),

@@ -28,6 +28,7 @@ from edgeml_runtime.vetting import Allowed, vet
 from tests.tasks.fleet import answer, conclude, split, sums
 from tests.tasks.pooled import CASES, Case
 
+ROOT = Path(__file__).resolve().parents[2]
 EVERY_CASE = [
     pytest.param(name, case, id=f"{name}-{number}-{case.data}")
     for name in CASES
@@ -48,6 +49,13 @@ def gap(found: Any, expected: Any) -> float:
 
 def test_the_table_and_its_cases_are_the_same_families() -> None:
     assert CASES.keys() == FAMILIES.keys()
+
+
+def test_the_page_shows_what_was_measured_of_every_family() -> None:
+    measured = (ROOT / "benchmarks/results/exact_statistics.md").read_text(encoding="utf-8").splitlines()
+    table = [line for line in measured if line.startswith("|")]
+    assert {line.split(" | ")[0].removeprefix("| ") for line in table[2:]} == FAMILIES.keys()
+    assert "\n".join(table) in (ROOT / "docs/learn.md").read_text(encoding="utf-8"), "put the new table into the page"
 
 
 @pytest.mark.parametrize("name, case", EVERY_CASE)

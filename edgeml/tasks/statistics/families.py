@@ -44,12 +44,26 @@ class Family:
 
 _LINEAR, _SCALE, _BAYES = "sklearn.linear_model", "sklearn.preprocessing", "sklearn.naive_bayes"
 _SOLVER = ("copy", "copy_X", "copy_x", "max_iter", "n_jobs", "random_state", "solver", "tol", "verbose", "warm_start")
+_DESCENT = (*_SOLVER, "precompute", "selection")
 _FITTED_LINE = ("coef_", "intercept_")
 _DISCRIMINANT = "sklearn.discriminant_analysis"
 FAMILIES: Mapping[str, Family] = {
     "Ridge": Family(_LINEAR, linear.ridge, _FITTED_LINE, 1e-11, "2", "values", ("alpha", "fit_intercept"), _SOLVER),
     "LinearRegression": Family(
         _LINEAR, linear.linear_regression, _FITTED_LINE, 1e-11, "2", "values", ("fit_intercept",), _SOLVER
+    ),
+    "Lasso": Family(
+        _LINEAR, linear.sparse, _FITTED_LINE, 1e-8, "2", "values", ("alpha", "fit_intercept", "positive"), _DESCENT
+    ),
+    "ElasticNet": Family(
+        _LINEAR,
+        linear.sparse,
+        _FITTED_LINE,
+        1e-8,
+        "2",
+        "values",
+        ("alpha", "l1_ratio", "fit_intercept", "positive"),
+        _DESCENT,
     ),
     "LogisticRegression": Family(
         _LINEAR,

@@ -12,7 +12,7 @@ _ROWS = (
 )
 _KERNEL = "its support vectors are rows, and they do not leave a device; LogisticRegression and Ridge need sums only"
 _NETWORK = "networks are trained in rounds of averaging (edgeml.tasks.training), close to pooled training and not equal"
-_SPARSE = "an L1 penalty is not federated yet; Ridge and LogisticRegression with their L2 penalty are"
+_SPARSE = "its path of penalties is not federated; Lasso and ElasticNet with one alpha are"
 INSTEAD: tuple[tuple[str, str], ...] = (  # part of a class name -> why not, and what
     ("Forest", _TREES),
     ("ExtraTree", _TREES),
