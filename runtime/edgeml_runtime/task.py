@@ -168,9 +168,7 @@ def run(
         return sorted_out(session.outputs, answers, kind=kind, rows=count(rows))
     except NotFinite as error:
         if broken := _broken(rows[0]):
-            told = (
-                f"{broken} of the {count(rows)} rows have numbers that are missing or infinite, and so has the answer"
-            )
+            told = f"{broken} of the {count(rows)} rows have missing or infinite numbers, and so has the answer"
             raise NotFinite(f"{told}: leave these rows out, or deploy a model that fills the gaps") from error
         raise
 

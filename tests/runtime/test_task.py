@@ -139,7 +139,7 @@ def test_an_answer_that_is_not_finite_is_refused(bad: float) -> None:
 def test_rows_with_gaps_that_spoil_the_answer_are_counted() -> None:
     x = np.ones((30, 4), np.float32)
     x[3, 1], x[3, 2], x[7, 0] = np.nan, np.inf, np.nan
-    with pytest.raises(TaskRefused, match="2 of the 30 rows have numbers that are missing or infinite"):
+    with pytest.raises(TaskRefused, match="2 of the 30 rows have missing or infinite numbers"):
         run(Session(second_moments()), ({"numeric": x}, None), kind="statistics", scalars={}, parameters={})
 
 
