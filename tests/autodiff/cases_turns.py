@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from onnx import GraphProto, NodeProto, TensorProto, helper
+from onnx import GraphProto, NodeProto, helper
 
 from tests.autodiff.case import Case, normal
 
@@ -15,8 +15,8 @@ node = helper.make_node
 def a_body(
     nodes: Sequence[NodeProto], inputs: Sequence[str], outputs: Sequence[str], *, name: str = "turn"
 ) -> GraphProto:
-    """A body of float64 tensors, its shapes left open."""
-    given = [helper.make_tensor_value_info(name, TensorProto.DOUBLE, None) for name in inputs]
+    """A body whose tensors have the types of what comes in."""
+    given = [helper.make_empty_tensor_value_info(name) for name in inputs]
     results = [helper.make_empty_tensor_value_info(name) for name in outputs]
     return helper.make_graph(nodes, name, given, results)
 

@@ -40,6 +40,8 @@ def table() -> str:
     for name in sorted({*RULES, "Loop"}):
         figures = measured["Scan" if name == "Loop" else name]
         errors = " | ".join(said(figures.get(key)) for key in ("torch_64", "torch_32", "onnx_ad"))
+        if figures["onnx_ad_wrong"]:
+            errors += f" ({figures['onnx_ad_wrong']} of its own)"
         refused = LOOPS if name == "Loop" else REFUSED[name]
         lines.append(f"| {name} | {max(first[name], OLDEST)} | {figures['cases']} | {errors} | {refused} |")
     return "\n".join(lines) + "\n"

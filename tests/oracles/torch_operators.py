@@ -286,8 +286,9 @@ def resize(a, o, s):
     if mode == "nearest":
         return _nearest(a[0], o, s, scales or [s[i] / a[0].shape[i] for i in (2, 3)])
     align = o.get("coordinate_transformation_mode", "half_pixel") == "align_corners"
-    name = {"linear": "bilinear", "cubic": "bicubic"}[mode]
-    return F.interpolate(a[0], **how, mode=name, align_corners=align, antialias=bool(o.get("antialias")))
+    if o.get("antialias"):
+        raise NotImplementedError("torch's antialias is another one than ONNX's, at the edges")
+    return F.interpolate(a[0], **how, mode={"linear": "bilinear", "cubic": "bicubic"}[mode], align_corners=align)
 
 
 def _nearest(x, o, s, scales):
