@@ -47,6 +47,19 @@ class Counting(bench.Here):
         return super().nodes(model, inputs, runs)
 
 
+def test_nodes_are_found_again_by_name_where_sessions_run_them_in_another_order():
+    kernel = kernels(CACHE, names=("blocked",))[0]
+    model, shape = kernel.built()
+    nodes = tuple(operators(model, feeds(shape), runs=3, weights=True))
+    subject = runs.Subject(kernel.name, kernel.built, False, kernel.swept)
+
+    def samples(*rows):
+        found = runs._samples(subject, [journals.Row(row) for row in rows], caches=Caches(CACHE, CACHE), node_ms=0.0)
+        return list(found)
+
+    assert len(nodes) > 4 and samples(nodes, nodes[::-1]) == samples(nodes, nodes)
+
+
 @pytest.fixture(scope="module")
 def calibration():
     return bench.calibrate(bench.Here(), name="here", scope=SMALL)

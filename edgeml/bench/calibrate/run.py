@@ -216,7 +216,7 @@ def _calibration(
         samples=tuple(
             sample
             for subject, rows in found
-            if not subject.timed and not subject.name.startswith("rung ")
+            if not subject.name.startswith(("rung ", "chain "))
             for sample in _samples(subject, rows, caches=caches, node_ms=node_ms)
         ),
         references=tuple(references),
@@ -225,15 +225,18 @@ def _calibration(
 
 
 def _samples(subject: Subject, rows: Sequence[Row], *, caches: Caches, node_ms: float) -> Iterator[tuple[Work, float]]:
-    """Return every node of a micro-model with its fastest round, without the profiler's share."""
+    """Return every node of a micro-model or a reference net with its fastest round, without the profiler's share.
+
+    Nodes are found again by name: where branches meet, sessions of one model run them in different orders.
+    """
     own = [not node.name.startswith(EVICTION) for node in rows[0].nodes]
     works = works_of(rows[0].nodes, subject.build()[0])
     turns = iter(in_turn([work for work, mine in zip(works, own, strict=True) if mine], caches, swept=subject.swept))
-    for index, mine in enumerate(own):
-        if not mine:
-            continue
-        ms = min(row.nodes[index].ms for row in rows if len(row.nodes) == len(works))
-        yield next(turns), max(ms - node_ms, LEAST_MS)
+    rounds = [{node.name: node.ms for node in row.nodes} for row in rows]
+    for node, mine in zip(rows[0].nodes, own, strict=True):
+        if mine:
+            ms = min(times[node.name] for times in rounds if node.name in times)
+            yield next(turns), max(ms - node_ms, LEAST_MS)
 
 
 def _overheads(short: Sequence[Row], long: Sequence[Row]) -> tuple[float, float]:
