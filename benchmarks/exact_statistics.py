@@ -4,7 +4,8 @@
 
 Ten devices hold uneven shares of scikit-learn's own data sets: one has no rows, one a single one. Each runs the
 task graphs through its own session; nothing but their element-wise sum goes into the study. scikit-learn gets
-the same float32 numbers, pooled, in float64. Writes results/exact_statistics.json and .md next to this file.
+the same float32 numbers, pooled, in float64. Writes results/exact_statistics.json and .md next to this file, and
+puts the table into docs/learn.md.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from edgeml_runtime.measure import environment
 from edgeml_runtime.session import Session
 
 RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parents[1] / "docs/learn.md"
 DEVICES = 10
 NEWTON = {"solver": "newton-cholesky", "tol": 1e-12, "max_iter": 30}
 LOADERS: dict[str, Callable[..., Any]] = {
@@ -164,6 +166,14 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def with_table(page: str, new: str) -> str:
+    """Return `page` with `new` in place of the table that has the same head."""
+    lines = page.splitlines()
+    start = lines.index(new.splitlines()[0])
+    end = next((i for i in range(start, len(lines)) if not lines[i].startswith("|")), len(lines))
+    return "\n".join([*lines[:start], *new.splitlines(), *lines[end:]]) + "\n"
+
+
 def main() -> None:
     rows = [compare(estimator, data) for estimator, data in CASES]
     missing = FAMILIES.keys() - {row.family for row in rows}
@@ -179,6 +189,7 @@ def main() -> None:
         f"uncompressed.\n"
     )
     (RESULTS / "exact_statistics.md").write_text(text, encoding="utf-8")
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), table(rows)), encoding="utf-8")
     print(text)
 
 

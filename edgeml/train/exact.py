@@ -12,7 +12,15 @@ from typing import Any
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import GammaRegressor, LinearRegression, LogisticRegression, PoissonRegressor, Ridge
+from sklearn.linear_model import (
+    ElasticNet,
+    GammaRegressor,
+    Lasso,
+    LinearRegression,
+    LogisticRegression,
+    PoissonRegressor,
+    Ridge,
+)
 from sklearn.naive_bayes import BernoulliNB, GaussianNB, MultinomialNB
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
@@ -43,6 +51,8 @@ FAMILIES: Mapping[str, Exact] = {
         Exact(HistGradientBoostingClassifier, "classification", takes_missing=True),
         Exact(Ridge, "regression", scaled=True),
         Exact(LinearRegression, "regression"),
+        Exact(Lasso, "regression", scaled=True),
+        Exact(ElasticNet, "regression", scaled=True),
         Exact(PoissonRegressor, "regression", scaled=True),
         Exact(GammaRegressor, "regression", scaled=True),
         Exact(HistGradientBoostingRegressor, "regression", takes_missing=True),

@@ -53,13 +53,13 @@ FAMILIES: Mapping[str, Family] = {
         _LINEAR, linear.linear_regression, _FITTED_LINE, 1e-11, "2", "values", ("fit_intercept",), _SOLVER
     ),
     "Lasso": Family(
-        _LINEAR, linear.sparse, _FITTED_LINE, 1e-8, "2", "values", ("alpha", "fit_intercept", "positive"), _DESCENT
+        _LINEAR, linear.sparse, _FITTED_LINE, 1e-10, "2", "values", ("alpha", "fit_intercept", "positive"), _DESCENT
     ),
     "ElasticNet": Family(
         _LINEAR,
         linear.sparse,
         _FITTED_LINE,
-        1e-8,
+        1e-10,
         "2",
         "values",
         ("alpha", "l1_ratio", "fit_intercept", "positive"),
