@@ -18,7 +18,7 @@ from edgeml.errors import DataError, UnsupportedModel, UserError
 from edgeml.tasks import binning, boosting, study
 from edgeml.tasks.program import Columns, Program
 from edgeml_runtime.session import Session
-from tests.tasks.fleet import Rows, answer, conclude, split
+from tests.tasks.fleet import Rows, answer, conclude, split, sums
 
 CLASSIFIER = HistGradientBoostingClassifier(max_iter=6, max_leaf_nodes=None, max_depth=3, l2_regularization=0.5)
 REGRESSOR = HistGradientBoostingRegressor(max_iter=6, max_leaf_nodes=None, max_depth=3, min_samples_leaf=5)
@@ -115,6 +115,18 @@ def test_training_lowers_the_loss_that_it_reports() -> None:
     assert (np.diff(made.train_score_) > 0).all() and len(made.train_score_) == 6
 
 
+def test_a_node_that_is_not_split_is_asked_no_more() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 3)).astype(np.float32)
+    rows = {"x": x, "target": (x[:, 0] > 1).astype(np.int64)}  # one side is pure at once
+    current = boosting.begin(HistGradientBoostingClassifier(max_iter=1, max_depth=4), Columns(3, classes=(0, 1)))
+    shapes = []
+    while not current.done:
+        shapes.append(current.task().outputs.get("count", ("", (1, 0)))[1][1])
+        current = current.take(sums(current.task(), [rows]))
+    assert max(shapes) < 8  # the fourth level has room for as many
+
+
 def test_it_ends_when_no_split_gains_anything() -> None:
     rows = {"x": np.zeros((40, 2), np.float32), "target": np.arange(40) % 2}
     ended = conclude(boosting.begin(CLASSIFIER, Columns(2, classes=(0, 1))), split(rows))
@@ -144,7 +156,7 @@ def test_bins_in_the_graph_are_those_of_searchsorted(closed: binning.Closed) -> 
     program = Program(Columns(3), missing=True)
     bins = binning.emit_bins(program.e, program.x, program.parameter("edges", edges), shape=edges.shape, closed=closed)
     program.output("counts", binning.emit_counts(program.e, bins, features=3, size=9), (3, 9))
-    x = np.array([[np.nan, 0.5, 6], [-1, -np.inf, 7], [0, np.inf, 0], [2.5, 0.4, -1], [9, 0.6, 3]], np.float32)
+    x = np.array([[np.nan, 0.5, 6], [-1, -1e30, 7], [0, 1e30, 0], [2.5, 0.4, -1], [9, 0.6, 3]], np.float32)
     expected = binning.bins_of(x.astype(np.float64), edges, closed)
     counts = answer(program.task("statistics", "test"), {"x": x})["counts"]
     assert np.array_equal(counts, np.stack([np.bincount(column, minlength=9) for column in expected.T]))

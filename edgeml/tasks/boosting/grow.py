@@ -41,6 +41,19 @@ class Histograms:
         """Return what is left of every sum without `other`."""
         return Histograms(self.gradient - other.gradient, self.hessian - other.hessian, self.count - other.count)
 
+    def at(self, slot: np.ndarray, *, instead: Histograms) -> Histograms:
+        """Return the sums of the node in each `slot` (outputs, nodes), or those of `instead` where it is -1."""
+        where = slot[..., np.newaxis, np.newaxis]
+
+        def taken(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+            return np.where(where < 0, theirs, np.take_along_axis(mine, np.maximum(where, 0), axis=1))
+
+        return Histograms(
+            taken(self.gradient, instead.gradient),
+            taken(self.hessian, instead.hessian),
+            taken(self.count, instead.count),
+        )
+
     def totals(self) -> tuple[np.ndarray, np.ndarray]:
         """Return gradient and hessian of every node, (outputs, nodes)."""
         return self.gradient[:, :, 0].sum(axis=-1), self.hessian[:, :, 0].sum(axis=-1)
@@ -55,18 +68,29 @@ class Splits:
     hessian: np.ndarray
 
     @property
+    def slots(self) -> np.ndarray:
+        """Return int32 (outputs, nodes): the place of each split node among those that are, -1 for the others."""
+        split = self.code != WHOLE
+        return np.where(split, np.cumsum(split, axis=1) - 1, -1).astype(np.int32)
+
+    @property
     def any(self) -> bool:
         """Return whether any node is split."""
         return bool((self.code != WHOLE).any())
 
 
-def read(sums: Sums, scale: float, above: Histograms | None) -> Histograms:
-    """Return the histograms of a level: those summed are of left children, the rest of `above` is of right ones."""
+def read(sums: Sums, scale: float, above: tuple[Histograms, np.ndarray] | None) -> Histograms:
+    """Return the histograms of a level; `above` is the level before it with the `slots` of its nodes.
+
+    What was summed is of left children, the rest is of right ones; a node that was not split is its own left child.
+    """
     gradient, count = sums[GRADIENT] / scale, sums[COUNT]
-    left = Histograms(gradient, sums[HESSIAN] / scale if HESSIAN in sums else count, count)
+    summed = Histograms(gradient, sums[HESSIAN] / scale if HESSIAN in sums else count, count)
     if above is None:
-        return left
-    right = above.minus(left)
+        return summed
+    parents, slot = above
+    left = summed.at(slot, instead=parents)
+    right = parents.minus(left)
     pairs = [
         np.stack([a, b], axis=2).reshape(len(a), -1, *a.shape[2:])
         for a, b in ((left.gradient, right.gradient), (left.hessian, right.hessian), (left.count, right.count))

@@ -23,9 +23,9 @@ from edgeml.tasks.program import Columns, Program
 
 Loss = Literal["squared_error", "log_loss"]
 GRADIENT, HESSIAN, COUNT, LOSS = "gradient", "hessian", "count", "loss"
-EDGES, BASE, SCALE, TREES, SPLITS, LEAVES, GROWN = (
+EDGES, BASE, SCALE, TREES, SPLITS, LEAVES, GROWN, SLOTS = (
     *("edges", "base", "scale", "trees.count"),
-    *("trees.split", "trees.leaf", "tree.split"),
+    *("trees.split", "trees.leaf", "tree.split", "tree.slot"),
 )
 BIN_BITS = 8  # of a split's code: feature << 9 | bin << 1 | missing goes left
 WHOLE = 2 * 255 + 1  # the code of a node that is not split: feature 0, above no bin, missing left
@@ -41,17 +41,13 @@ class Level:
     depth: int
     level: int  # of the tree under way: 0 is the root
     room: int  # trees that the parameters have room for
+    nodes: int = 1  # that have a histogram: the root, or room for the left children of the nodes that were split
 
     @property
     def outputs(self) -> int:
         """Return how many trees one iteration grows: one per class where there are more than two."""
         classes = len(self.columns.classes)
         return classes if self.loss == "log_loss" and classes > 2 else 1
-
-    @property
-    def nodes(self) -> int:
-        """Return how many nodes have a histogram: the root, or the left child of every node of the level above."""
-        return 1 << max(self.level - 1, 0)
 
     @property
     def bins(self) -> int:
@@ -185,9 +181,13 @@ class _Writer:
             width = 2**shape.level - 1
             grown = self.p.parameter(GROWN, np.zeros((shape.outputs, width), np.int32))
             place = self._walk(e, self._decoded(grown, (-1,)), levels=shape.level)
-            even = e.op("Equal", e.op("Mod", place, _int(e, 2)), _int(e, 0))
-            kept = e.op("Reshape", even, e.vector(-1))
-            slot = e.op("Add", slot, e.op("Div", place, _int(e, 2)))
+            above = (width + 1) // 2
+            slots = e.op("Reshape", self.p.parameter(SLOTS, np.zeros((shape.outputs, above), np.int32)), e.vector(-1))
+            parent = e.op("Add", e.op("Div", place, _int(e, 2)), e.value(outputs * above))
+            own = e.op("Gather", slots, parent)  # -1 where the node above was not split
+            left = e.op("Equal", e.op("Mod", place, _int(e, 2)), _int(e, 0))
+            kept = e.op("Reshape", e.op("And", left, e.op("GreaterOrEqual", own, _int(e, 0))), e.vector(-1))
+            slot = e.op("Add", slot, own)
         start = e.op("Unsqueeze", e.op("Mul", slot, _int(e, features * size)), e.vector(2))
         index = e.op("Reshape", e.op("Add", start, e.op("Unsqueeze", columns, e.vector(1))), e.vector(-1, features))
         return (e.op("Compress", index, kept, axis=0) if kept else index), kept

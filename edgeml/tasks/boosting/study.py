@@ -28,6 +28,7 @@ from edgeml.tasks.boosting.program import (
     LEAVES,
     LOSS,
     SCALE,
+    SLOTS,
     SPLITS,
     TREES,
     Level,
@@ -237,7 +238,9 @@ def _forest(options: _Options, edges: list[np.ndarray], start: tuple[np.ndarray,
 def _next_level(forest: _Forest, tree: _Tree) -> Question:
     options, level = forest.options, len(tree.levels)
     room = 1 << max(len(forest.trees) - 1, 0).bit_length()
-    shape = Level(options.columns, forest.edges.shape, options.loss, options.depth, level, room)
+    slots = tree.levels[-1].slots if tree.levels else np.zeros((1, 1), np.int32)
+    nodes = 1 << int(slots.max()).bit_length()  # few sizes, so that devices fetch few graphs
+    shape = Level(options.columns, forest.edges.shape, options.loss, options.depth, level, room, nodes)
     trees = forest.trees.padded(room)
     parameters = {
         EDGES: forest.edges,
@@ -249,11 +252,13 @@ def _next_level(forest: _Forest, tree: _Tree) -> Question:
     }
     if level:
         parameters[GROWN] = np.concatenate([splits.code for splits in tree.levels], axis=1)
+        parameters[SLOTS] = slots
     return Question(replace(level_task(shape), parameters=parameters), lambda sums: _grow(forest, tree, sums))
 
 
 def _grow(forest: _Forest, tree: _Tree, sums: Sums) -> Next:
-    found = read(sums, forest.scale, tree.above)
+    above = (tree.above, tree.levels[-1].slots) if tree.above is not None else None
+    found = read(sums, forest.scale, above)
     if not tree.levels:
         rows = _some_rows(sums)
         missing = found.count[0, 0, :, -1] > 0
