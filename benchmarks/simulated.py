@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
+import onnx
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_digits
 
@@ -38,6 +39,17 @@ def network(widths: Sequence[int], *, seed: int, scale: float = 1.0) -> OnnxMode
     held = [numpy_helper.from_array(value, name) for name, value in constants.items()]
     graph = helper.make_graph(nodes, "network", inputs, outputs, held)
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    return OnnxModel(made.SerializeToString(), source="")
+
+
+def regressor(widths: Sequence[int], *, seed: int) -> OnnxModel:
+    """Return the same with a linear last layer, for one number a row."""
+    made = onnx.load_model_from_string(network(widths, seed=seed).data)
+    kept = [node for node in made.graph.node if node.op_type not in ("Softmax", "ArgMax")]
+    kept[-1].output[:] = ["prediction"]
+    del made.graph.node[:], made.graph.output[:]
+    made.graph.node.extend(kept)
+    made.graph.output.append(helper.make_tensor_value_info("prediction", TensorProto.FLOAT, ["rows", widths[-1]]))
     return OnnxModel(made.SerializeToString(), source="")
 
 

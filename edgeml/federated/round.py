@@ -189,13 +189,18 @@ class Round:
         return reason
 
     def _settle(self, now: float) -> None:
-        answered = self.updates.keys() | self.refused.keys()
         if len(self.updates) >= self.target and self.target < len(self.cohort):
             self._step("target reached", now)
-        elif self.cohort <= answered | self.lost_devices and len(self.updates) >= self.quorum:
+        elif len(self.updates) >= self.quorum and self._nobody_is_missing():
             self._step("all answered", now)
         elif len(self.cohort) - len(self.refused) < self.quorum:
             self._step("quorum impossible", now)
+
+    def _nobody_is_missing(self) -> bool:
+        gone = (
+            len(self.updates) + len(self.refused) + len(self.lost_devices)
+        )  # cheap, before sets of thousands are made
+        return gone >= len(self.cohort) and self.cohort <= self.updates.keys() | self.refused.keys() | self.lost_devices
 
     def _step(self, event: str, now: float) -> None:
         if (self.state, event) in TRANSITIONS:
