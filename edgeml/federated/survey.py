@@ -172,9 +172,9 @@ class Survey:
     def _take(self, updates: Sequence[Update], result: RoundResult) -> RoundResult:
         sums: dict[str, np.ndarray] = {}
         for update in sorted(updates, key=lambda one: one.device):  # the same sums whoever came first
-            sums = {
-                name: sums.get(name, np.float64(0)) + value.astype(np.float64) for name, value in update.delta.items()
-            }
+            own = {name: value.astype(np.float64) for name, value in update.delta.items()}
+            own |= self.study.beside(own)  # single answers are seen here
+            sums = {name: sums.get(name, np.float64(0)) + value for name, value in own.items()}
         try:
             self.study = self.study.take(sums)
         except DataError as error:

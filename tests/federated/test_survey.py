@@ -18,6 +18,7 @@ from edgeml.federated import Plan, State, Survey, Update
 from edgeml.federated.journal import resume_survey, survey_arrays, survey_state
 from edgeml_runtime.session import Session
 from edgeml_runtime.wire import tensors
+from tests import networks
 
 PLAN = Plan(min_devices=2, min_rows=5, deadline_s=60, max_abandoned=3)
 NAMES = "abcd"
@@ -69,6 +70,25 @@ def test_sums_over_devices_fit_what_the_pooled_rows_fit() -> None:
     np.testing.assert_allclose(found.coef_, expected.coef_, rtol=1e-9)
     np.testing.assert_allclose(found.intercept_, expected.intercept_, rtol=1e-9, atol=1e-12)
     assert survey.members == set(NAMES) and survey.rows == 160
+
+
+def test_what_a_study_wants_of_single_answers_is_added_up_beside_the_sums() -> None:
+    survey = a_survey()
+    survey.study = tasks.evaluation(networks.a_regressor(slope=1.0), "regression")
+    opened = survey.begin(dict.fromkeys(NAMES, 40), now=0.0)
+    assert opened is not None
+    for device in sorted(opened.cohort):
+        rng = np.random.default_rng(ord(device))
+        rows = {"x": np.zeros(40), "numeric": rng.normal(size=(40, networks.FEATURES)).astype(np.float32)}
+        rows["target"] = rows["numeric"].sum(axis=1) + rng.normal(size=40) * (1 + ord(device) % 4)
+        assert opened.receive(device, answer(survey, device, rows), 1.0) == ""
+    assert survey.conclude(60.0) is not None
+    error = survey.study.result().metric("mae")
+    assert error.over_devices is not None and error.cautious[0] < error.low  # these devices differ
+    again = a_survey()
+    again.study = again._first = tasks.evaluation(networks.a_regressor(slope=1.0), "regression")
+    again.replay(survey.sums)
+    assert again.study.result().metric("mae") == error
 
 
 def test_a_device_that_comes_later_is_not_mixed_into_sums_that_began_without_it() -> None:
