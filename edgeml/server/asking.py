@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgeml.registry import Upload
-from edgeml.server.course import Arrays, GiveUp, Kept, RoundEnd, Shop, Work
+from edgeml.server.course import Arrays, GiveUp, Kept, RoundEnd, Shop, Work, reasons
 from edgeml.server.learner import Finding
 from edgeml.server.synchronous import Synchronous
 from edgeml.tasks.study import Study
@@ -48,6 +48,7 @@ class Asking:
         self.findings: dict[str, Finding] = {}
         self._inner: Synchronous | None = None
         self._tally = Tally(name="")
+        self._last: list[str] = []  # why its last round was abandoned
         self._next(now)
 
     @property
@@ -73,9 +74,10 @@ class Asking:
             return self._end("", now)
         event = self._inner.tick(now)
         if isinstance(event, GiveUp):
-            return self._end(event.reason, now)
+            return self._end("; ".join([event.reason, *self._last]), now)
         if isinstance(event, RoundEnd):
             done, tally = event.record, self._tally
+            self._last = reasons(done, run=tally.name, quorum=self._inner.survey.plan.min_devices)
             self._tally = dataclasses.replace(
                 tally,
                 devices=done.participants or tally.devices,

@@ -195,7 +195,8 @@ class Asynchronous:
             deadline_s=work.plan.deadline_s,
         )
         registry = self._shop.registry
-        registry.put_blob(blob)
+        for data in (self._task.data, blob):
+            registry.put_blob(data)
         envelope = signed.sign(to_plain(offer), registry.signing_key())
         registry.put_blob(envelope)
         for device in asked:

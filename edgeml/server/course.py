@@ -13,7 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from edgeml.artifacts import Task
-from edgeml.federated import Plan
+from edgeml.errors import QuorumNotReached
+from edgeml.federated import Plan, State
 from edgeml.registry import FederationOptions, Registry, RoundRecord, Upload
 from edgeml.server.roster import Roster
 from edgeml.tasks.study import Study
@@ -97,3 +98,12 @@ class Course(Protocol):
     def arrays(self) -> Arrays: ...
     def kept(self) -> Kept: ...
     def resume(self, facts: Mapping[str, Any], arrays: Arrays, uploads: Sequence[Upload], *, now: float) -> None: ...
+
+
+def reasons(done: RoundRecord, *, run: str, quorum: int) -> list[str]:
+    """Return why a round was abandoned, device by device; nothing for one that closed."""
+    if done.state != State.ABANDONED.value:
+        return []
+    error = QuorumNotReached(f"{run}-{done.round}", len(done.participants), quorum)
+    told = [f"{device}: {why}" for device, why in sorted(done.refused.items())]
+    return [str(error), *told, *(f"{device}: silent" for device in done.silent)]

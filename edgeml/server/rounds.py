@@ -15,14 +15,14 @@ from concurrent.futures import Future
 from typing import Any
 
 from edgeml.artifacts import OnnxModel, Task
-from edgeml.errors import EdgeMLError, QuorumNotReached
+from edgeml.errors import EdgeMLError
 from edgeml.federated import State
 from edgeml.registry import FederationRecord, Page, RoundRecord, Upload
 from edgeml.registry.records import FAILED, RUNNING, SUCCEEDED
 from edgeml.server import preparation
 from edgeml.server.asking import Asking
 from edgeml.server.asynchronous import Asynchronous
-from edgeml.server.course import Arrays, Course, GiveUp, Kept, RoundEnd, Shop, Work
+from edgeml.server.course import Arrays, Course, GiveUp, Kept, RoundEnd, Shop, Work, reasons
 from edgeml.server.learner import Finding, Retrain
 from edgeml.server.preparation import Candidate, Scores, Start
 from edgeml.server.synchronous import Synchronous
@@ -136,8 +136,6 @@ class Rounds:
 
     def _begin(self, start: Start, now: float) -> None:
         self._start, registry = start, self._shop.registry
-        if isinstance(start.what, Task):
-            registry.put_blob(start.what.data)
         if not self.record.outcome:
             self.record = dataclasses.replace(self.record, outcome={"before": dict(start.before)})
         self._course = COURSES[self.record.options.mode](self._work("", start.what), self._shop, now)
@@ -181,7 +179,9 @@ class Rounds:
 
     def _happened(self, event: RoundEnd | GiveUp, now: float) -> None:
         if isinstance(event, GiveUp):
-            self._end(FAILED, "; ".join([event.reason, *self._reasons()]))
+            quorum, last = self.record.options.min_devices, self.record.rounds[-1:]
+            told = [why for done in last for why in reasons(done, run=self.record.id, quorum=quorum)]
+            self._end(FAILED, "; ".join([event.reason, *told]))
         elif self._phase == ASKING:
             self._keep(now, arrays=True)
         elif event.record.state == State.ABANDONED.value or not event.parameters:  # a sum is no model yet
@@ -243,17 +243,6 @@ class Rounds:
             return self.record.rounds[-1].metric, self.record.rounds[-1].loss
         before = self.record.outcome["before"]
         return float(before["metric"]), float(before["loss"])
-
-    def _reasons(self) -> list[str]:
-        """Return why the last round was abandoned, device by device."""
-        if not self.record.rounds or self.record.rounds[-1].state != State.ABANDONED.value:
-            return []
-        last = self.record.rounds[-1]
-        error = QuorumNotReached(
-            f"{self.record.id}-{last.round}", len(last.participants), self.record.options.min_devices
-        )
-        told = [f"{device}: {why}" for device, why in sorted(last.refused.items())]
-        return [str(error), *told, *(f"{device}: silent" for device in last.silent)]
 
     def _later(self, then: Callable[[Any, float], None], work: Callable[..., Any], *arguments: Any) -> None:
         self._then, self._job = then, self._shop.submit(work, *arguments)

@@ -174,8 +174,10 @@ class Synchronous:
         if machine is None:
             return self._wait_for_devices(now)
         self._patience = None
-        offer, blob = it.offer(_task_of(it, self._task))
-        self._shop.registry.put_blob(blob)
+        task = _task_of(it, self._task)
+        offer, blob = it.offer(task)
+        for data in (task.data, blob):
+            self._shop.registry.put_blob(data)
         envelope = signed.sign(to_plain(offer), self._shop.registry.signing_key())
         self._envelope = self._shop.registry.put_blob(envelope)
         self._open = OpenRound(machine, offer, envelope=envelope, key_of=self._shop.roster.key)

@@ -18,9 +18,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from onnx import TensorProto, helper, numpy_helper
 from paho.mqtt.enums import CallbackAPIVersion
 
+from edgeml import convert, tasks
 from edgeml.artifacts import Bundle, OnnxModel
 from edgeml.registry import FederationRecord, Registry, RoundRecord
 from edgeml.server import Coordinator, Findings, Learner
+from edgeml.tasks.study import Study
 from edgeml.transport import Broker, ServerTransport
 from edgeml_runtime import outgoing
 from edgeml_runtime.config import Policy
@@ -178,11 +180,14 @@ class Device:
             return
         graph = self.pull(offer.graph, offer.graph_bytes)
         parameters = tensors.unpack(self.pull(offer.parameters, offer.parameters_bytes))
-        scalars = {
-            "lr": np.array(offer.scalars["lr"], np.float32),
-            "seed": np.array(int(offer.scalars["seed"]), np.int64),
-        }
-        outputs = Session(graph).run({**self.rows, **parameters, **scalars})
+        scalars = {name: np.asarray(value, np.float32) for name, value in offer.scalars.items()}
+        if "seed" in scalars:
+            scalars["seed"] = np.array(int(offer.scalars["seed"]), np.int64)
+        session, given = Session(graph), {**self.rows, **parameters, **scalars}
+        outputs = session.run({spec.name: given[spec.name] for spec in session.inputs})
+        if offer.kind != "training":
+            self._upload(offer, tensors.pack(outputs))
+            return
         terms, rows = outgoing.terms(offer, Policy()), len(self.rows["target"])
         losses = {name: float(outputs[name]) for name in ("loss.before", "loss.after")}
         self.losses = outgoing.told(losses, offer, terms)
@@ -305,9 +310,23 @@ class InMemoryRetrain:
 
     def __init__(self) -> None:
         self.released: list[OnnxModel] = []
+        self.findings: list[Findings] = []
+        self.asks = False
 
     def prepare(self, record: FederationRecord) -> Learner:
-        return Learner(a_model(), "softmax_cross_entropy", 1.0, self.evaluate, self.release)
+        return Learner(
+            a_model(),
+            "softmax_cross_entropy",
+            1.0,
+            self.evaluate,
+            self.release,
+            surveys=self.surveys,
+            study=lambda: tasks.study(record.options.family, features=FEATURES, classes=(0, 1, 2), name="numeric"),
+            fitted=lambda found: convert.from_sklearn(found, {"numeric": FEATURES}, source="test"),
+        )
+
+    def surveys(self, candidate: OnnxModel) -> Mapping[str, Study]:
+        return {"evaluation": tasks.evaluation(candidate, "classification", before=a_model())} if self.asks else {}
 
     def evaluate(self, model: OnnxModel) -> dict[str, float]:
         rows = rows_of(1000, 200)
@@ -317,6 +336,7 @@ class InMemoryRetrain:
 
     def release(self, model: OnnxModel, rounds: Sequence[RoundRecord], findings: Findings) -> Mapping[str, Any]:
         self.released.append(model)
+        self.findings.append(findings)
         return {
             "after": self.evaluate(model),
             "released": "new-release",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sklearn.linear_model import LogisticRegression
 
 from edgeml import graph, tasks
 from edgeml.autodiff import SGD, training_step
@@ -204,6 +205,53 @@ def test_options_that_do_not_go_together_are_refused_with_what_does(
     federation_id = registry.request_federation("toy", OPTIONS | options)
     assert wait(registry, federation_id) == "FAILED"
     assert says in registry.federation(federation_id).detail
+
+
+def test_the_fleet_judges_the_candidate_before_it_is_released(
+    registry: Registry, cohort: list[Device], retrain: InMemoryRetrain
+) -> None:
+    retrain.asks = True
+    federation_id = registry.request_federation("toy", OPTIONS)
+    assert wait(registry, federation_id) == "SUCCEEDED", registry.federation(federation_id).detail
+    record = registry.federation(federation_id)
+    finding = retrain.findings[0]["evaluation"]
+    assert (finding.devices, finding.rows, finding.rounds, finding.why) == (("a", "b", "c"), 180, 1, "")
+    rows = {name: np.concatenate([one.rows[name] for one in cohort]) for name in ("numeric", "target")}
+    labels = Session(retrain.released[0].data).run({"numeric": rows["numeric"]})["label"]
+    assert finding.result.metric("accuracy").value == pytest.approx(np.mean(labels == rows["target"]))
+    assert finding.result.gains["log_loss"].value > 0
+    assert (
+        record.outcome["fleet"]["evaluation"]["rows"] == 180 and record.outcome["fleet"]["evaluation"]["bytes_up"] > 0
+    )
+    assert len(record.rounds) == 3, "questions are no rounds"
+
+
+def test_a_fleet_that_does_not_answer_leaves_the_reason(
+    registry: Registry, cohort: list[Device], retrain: InMemoryRetrain
+) -> None:
+    def no_questions(offer: TaskOffer) -> None:
+        cohort[0].refuses = "policy: no evaluation" if offer.kind == "evaluation" else ""
+
+    retrain.asks, cohort[0].on_offer = True, no_questions
+    federation_id = registry.request_federation("toy", OPTIONS | {"rounds": 1, "max_abandoned": 1})
+    assert wait(registry, federation_id) == "SUCCEEDED"
+    finding = retrain.findings[0]["evaluation"]
+    assert finding.result is None and "abandoned" in finding.why and "policy: no evaluation" in finding.why
+
+
+def test_a_family_is_fitted_by_sums_over_the_fleet_and_equals_the_pooled_fit(
+    registry: Registry, cohort: list[Device], retrain: InMemoryRetrain
+) -> None:
+    federation_id = registry.request_federation("toy", OPTIONS | {"family": "LogisticRegression"})
+    assert wait(registry, federation_id) == "SUCCEEDED", registry.federation(federation_id).detail
+    record = registry.federation(federation_id)
+    assert len(record.rounds) > 3 and all(done.participants == ("a", "b", "c") for done in record.rounds)
+    rows = {name: np.concatenate([one.rows[name] for one in cohort]) for name in ("numeric", "target")}
+    pooled = LogisticRegression(solver="newton-cholesky", tol=1e-12).fit(
+        rows["numeric"].astype(np.float64), rows["target"]
+    )
+    answers = Session(retrain.released[0].data).run({"numeric": rows["numeric"]})["probabilities"]
+    np.testing.assert_allclose(answers, pooled.predict_proba(rows["numeric"].astype(np.float64)), atol=1e-5)
 
 
 @pytest.mark.fault
