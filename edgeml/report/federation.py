@@ -13,7 +13,7 @@ from edgeml.report.words import ABSENT, figure_of, moment, sentence
 Document = Mapping[str, Any]
 Round = Mapping[str, Any]
 HEIGHT = 220
-ANSWERS = (("took part", "participants"), ("refused", "refused"), ("rejected", "rejected"), ("silent", "silent"))
+ANSWERS = (("took part", "participants"), ("refused", "refused"), ("silent", "silent"))
 
 
 def federation_page(document: Document) -> Page:
@@ -73,11 +73,11 @@ def _learned(document: Document) -> Section:
             "Loss round by round",
             rounds,
             {
-                "shared model, server's rows": lambda r: r["loss"],
-                "devices, before training": lambda r: r.get("loss_before"),
-                "devices, after training": lambda r: r.get("loss_after"),
+                "shared model": lambda r: r["loss"],
+                "devices before": lambda r: r.get("loss_before"),
+                "devices after": lambda r: r.get("loss_after"),
             },
-            axis="loss",
+            axis="loss: server's rows, devices' own",
         ),
     ]
     if any(r.get("epsilon") is not None for r in rounds):
@@ -116,7 +116,7 @@ def _answers(rounds: Sequence[Round]) -> Section:
     picture = Figure(
         "Who answered",
         charts.figure(shown, layers, height=HEIGHT),
-        "Rejected counts updates that were late, twice, broken or not finite.",
+        "Refused: it took no part, or what it sent was broken or not finite.",
         f"At least {least:,} devices took part in every round.",
         _grid(shown, names),
     )

@@ -17,13 +17,14 @@ from edgeml.errors import DataError, NotFound
 from edgeml.pipeline.finish import write_report
 from edgeml.pipeline.reports import read_document, report_of, with_devices, write_bench
 from edgeml.registry import DeviceMeasurement, Registry
-from edgeml.report import Page, bench_page, build_page, compare_page, render, tabulate
+from edgeml.report import Page, bench_page, build_page, compare_page, federation_page, render, tabulate
 from edgeml.report.numbers import number
 from edgeml.report.vega import vega
 from tests.report.builders import (
     PROFILE,
     a_benchmark,
     a_board,
+    a_federation,
     a_measurement,
     a_result,
     a_story,
@@ -337,3 +338,31 @@ def test_the_script_is_bundled_once_and_cannot_end_its_element(tmp_path: Path, m
 @given(st.floats(1e-9, 1e9))
 def test_a_number_is_written_to_three_digits(value: float) -> None:
     assert float(number(value).replace(",", "")) == pytest.approx(value, rel=6e-3)
+
+
+def test_a_federation_is_told_round_by_round_with_what_it_cost_and_who_answered() -> None:
+    page = read(federation_page(a_federation()))
+    for words in ("Accuracy 0.1100 → 0.8000 in 4 rounds", "0.9700 own, 0.9000 shared model", "1.07 MB"):
+        assert words in page.text
+    for figure in ("accuracy round by round", "Loss round by round", "Privacy spent", "Bytes of each round"):
+        assert figure in page.text
+    assert "dirichlet:0.1, 10 devices" in page.text and len(page.specs) == 7
+    answered = page.specs[5]["data"]["values"]
+    assert sum(row["value"] for row in answered if row["round"] == 1) == 10, "every device that was asked, once"
+
+
+def test_a_fleets_federation_says_whether_it_was_released_and_knows_no_centralized_model() -> None:
+    gone = ("epsilon", "loss_before", "loss_after", "silent")
+    bare = [{name: value for name, value in done.items() if name not in gone} for done in a_federation()["rounds"]]
+    fleet = {"simulated": False, "released": "01b7a632", "reason": "released as 01b7a632", "centralized": None}
+    told = a_federation(**fleet) | {"rounds": bare, "personal": None, "shares": None, "devices": ["a", "b"]}
+    page = read(federation_page(told))
+    assert "Released as 01b7a632." in page.text and "not measured" in page.text and len(page.specs) == 5
+    assert "Privacy spent" not in page.text and "centralized" not in json.dumps(page.specs)
+
+
+@pytest.mark.parametrize("evil", EVIL)
+def test_names_of_a_federation_cannot_break_out_of_the_page(evil: str) -> None:
+    page = read(federation_page(a_federation(model=evil, partition=evil, reason=evil, metric=evil, command=evil)))
+    assert "img" not in page.tags and "b" not in page.tags and evil in page.text
+    assert page.tags.count("script") == len(page.specs) + 2
