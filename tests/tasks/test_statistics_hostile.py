@@ -22,9 +22,11 @@ from edgeml.tasks.program import Columns
 from edgeml.tasks.statistics import FAMILIES
 from edgeml.tasks.statistics.order import Method, quantiles
 from edgeml.tasks.study import Answer, Inquiry
-from tests.tasks.fleet import conclude, split
+from tests.tasks.fleet import conclude, split, sums
 from tests.tasks.pooled import CASES, rows_of
 
+TWO_ROUNDS = ["Ridge", "Lasso", "PCA", "StandardScaler", "GaussianNB"]
+TWO_ROUNDS += ["LinearDiscriminantAnalysis", "QuadraticDiscriminantAnalysis"]
 HOLES = [(2, 1, np.nan), (17, 0, np.inf), (90, 3, -np.inf), (17, 2, np.nan)]
 
 
@@ -74,6 +76,39 @@ def test_constant_and_copied_columns_give_what_they_give_scikit_learn(name: str)
     same = {"LinearDiscriminantAnalysis": ("means_", "coef_", "intercept_")}.get(name, FAMILIES[name].learned)
     for attribute in same:
         assert np.allclose(getattr(found, attribute), getattr(pooled, attribute), rtol=1e-6, atol=1e-6), attribute
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Ridge",
+        "Lasso",
+        "PCA",
+        "StandardScaler",
+        "GaussianNB",
+        "LinearDiscriminantAnalysis",
+        "QuadraticDiscriminantAnalysis",
+    ],
+)
+def test_two_rounds_are_exact_for_the_devices_that_answer_the_second(name: str) -> None:
+    family, case = FAMILIES[name], CASES[name][0]
+    shape, fleet = case.shape(family.target), split(case.rows(family.target))
+    stay = [rows for number, rows in enumerate(fleet) if number != 7]
+    asked = study(case.estimator, features=shape.features, classes=shape.classes)
+    found = conclude(asked.take(sums(asked.task(), fleet)), stay).result()
+    whole = conclude(study(case.estimator, features=shape.features, classes=shape.classes), stay).result()
+    close(found, whole, *family.learned)
+
+
+def test_newton_ends_at_the_minimum_of_the_devices_that_take_part_at_the_end() -> None:
+    x, y = rows_of("wine")
+    fleet = split({"x": x, "target": y})
+    asked = study(LogisticRegression(C=0.01), features=13, classes=(0, 1, 2))
+    for _ in range(4):
+        asked = asked.take(sums(asked.task(), fleet))
+    found = conclude(asked, fleet[:9]).result()
+    alone = conclude(study(LogisticRegression(C=0.01), features=13, classes=(0, 1, 2)), fleet[:9]).result()
+    assert np.allclose(found.coef_, alone.coef_, atol=1e-8)
 
 
 def test_a_class_of_constant_features_is_refused_with_a_way_out() -> None:

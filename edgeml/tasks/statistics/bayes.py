@@ -10,7 +10,7 @@ from onnx import TensorProto
 from edgeml.errors import DataError, UserError
 from edgeml.tasks.program import LEFT_OUT, Columns, Program
 from edgeml.tasks.statistics.fitted import fitted
-from edgeml.tasks.statistics.groups import Groups, about_means, groups
+from edgeml.tasks.statistics.groups import Groups, about_means, groups, moved
 from edgeml.tasks.statistics.moments import enough
 from edgeml.tasks.study import Answer, Question, Sums
 
@@ -25,21 +25,15 @@ def gaussian_nb(estimator: Any, columns: Columns) -> Question:
 def _variances(estimator: Any, columns: Columns, known: Groups) -> Question:
     k, d = len(columns.classes), columns.features
     p = Program(columns, target="classes")
-    x, hot = about_means(p, known), p.one_hot(p.y, len(columns.classes))
-    p.output("counts", p.total(hot), (k,))
-    p.output("sum.x", p.gram(hot, x), (k, d))
-    p.output("sum.xx", p.gram(hot, p.e.op("Mul", x, x)), (k, d))
+    x = about_means(p, known)
+    p.output("sum.xx", p.gram(p.one_hot(p.y, k), p.e.op("Mul", x, x)), (k, d))
 
     def finish(sums: Sums) -> Answer:
-        counts = sums["counts"][known.seen]
-        if not counts.all():
-            raise DataError("a class whose rows were counted has none any more: the devices changed between two rounds")
-        shift = sums["sum.x"][known.seen] / counts[:, np.newaxis]
-        theta = known.means + shift
+        now, shift = moved(known, sums)
+        counts, theta = now.counts, now.means
         variance = np.maximum(sums["sum.xx"][known.seen] / counts[:, np.newaxis] - shift**2, 0.0)
         prior = _priors(estimator.priors, counts)
-        overall = counts @ theta / counts.sum()
-        total = counts @ (variance + (theta - overall) ** 2) / counts.sum()
+        total = counts @ (variance + (theta - now.overall) ** 2) / now.rows
         epsilon = estimator.var_smoothing * total.max()
         made = fitted(
             estimator,
@@ -49,9 +43,9 @@ def _variances(estimator: Any, columns: Columns, known: Groups) -> Question:
             epsilon_=epsilon,
             class_count_=counts,
             class_prior_=prior,
-            classes_=known.classes(),
+            classes_=now.classes(),
         )
-        return Answer(made, known.notes())
+        return Answer(made, now.notes())
 
     return Question(p.task("statistics", "GaussianNB"), finish)
 

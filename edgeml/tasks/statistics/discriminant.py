@@ -13,7 +13,7 @@ import numpy as np
 from edgeml.errors import DataError, UserError
 from edgeml.tasks.program import Columns, Program
 from edgeml.tasks.statistics.fitted import fitted
-from edgeml.tasks.statistics.groups import Groups, about_means, groups
+from edgeml.tasks.statistics.groups import Groups, about_means, groups, moved
 from edgeml.tasks.study import Answer, Question, Sums
 
 
@@ -24,7 +24,6 @@ def lda(estimator: Any, columns: Columns) -> Question:
         d, p = columns.features, Program(columns, target="classes")
         x = about_means(p, known)
         p.output("sum.xx", p.gram(x, x), (d, d))
-        p.output("sum.x", p.gram(p.one_hot(p.y, len(columns.classes)), x), (len(columns.classes), d))
         if estimator.store_covariance:
             raise UserError("LinearDiscriminantAnalysis(store_covariance=True): this option is not federated")
         return Question(p.task("statistics", "LinearDiscriminantAnalysis"), lambda sums: _lda(estimator, known, sums))
@@ -32,12 +31,12 @@ def lda(estimator: Any, columns: Columns) -> Question:
     return groups(columns, "LinearDiscriminantAnalysis", then=scatter)
 
 
-def _lda(estimator: Any, known: Groups, sums: Sums) -> Answer:
+def _lda(estimator: Any, before: Groups, sums: Sums) -> Answer:
+    known, shift = moved(before, sums)
     n, k, d = known.rows, len(known.seen), known.columns.features
     if n <= k:
         raise DataError(f"{n:.0f} rows of {k} classes on all devices: label more rows than there are classes")
-    shift = sums["sum.x"][known.seen] / known.counts[:, np.newaxis]
-    means = known.means + shift
+    means = known.means
     within = sums["sum.xx"] - shift.T @ (known.counts[:, np.newaxis] * shift)
     priors = priors_of(estimator.priors, known)
     centre = priors @ means
@@ -87,16 +86,15 @@ def qda(estimator: Any, columns: Columns) -> Question:
             own = p.e.op("Compress", x, p.e.op("Equal", p.y, p.e.number(index)), axis=0)
             e_parts.append(p.e.op("Unsqueeze", p.gram(own, own), p.e.vector(0)))
         p.output("sum.xx", p.e.op("Concat", *e_parts, axis=0), (len(e_parts), d, d))
-        p.output("sum.x", p.gram(p.one_hot(p.y, len(columns.classes)), x), (len(columns.classes), d))
         task = p.task("statistics", "QuadraticDiscriminantAnalysis")
         return Question(task, lambda sums: _qda(estimator, known, sums))
 
     return groups(columns, "QuadraticDiscriminantAnalysis", then=scatter)
 
 
-def _qda(estimator: Any, known: Groups, sums: Sums) -> Answer:
+def _qda(estimator: Any, before: Groups, sums: Sums) -> Answer:
+    known, shift = moved(before, sums)
     d = known.columns.features
-    shift = sums["sum.x"][known.seen] / known.counts[:, np.newaxis]
     scalings, rotations, covariances = [], [], []
     for index, name in enumerate(known.columns.classes[i] for i in known.seen):
         n = float(known.counts[index])
@@ -115,7 +113,7 @@ def _qda(estimator: Any, known: Groups, sums: Sums) -> Answer:
         known.columns,
         classes_=known.classes(),
         priors_=priors_of(estimator.priors, known),
-        means_=known.means + shift,
+        means_=known.means,
         scalings_=scalings,
         rotations_=rotations,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -66,7 +66,24 @@ def groups(columns: Columns, source: str, *, least: int = 2, then: Callable[[Gro
 
 
 def about_means(p: Program, known: Groups) -> str:
-    """Return the rows minus the mean of their class, whose origin is the parameter `origin`."""
-    origin = np.zeros((len(known.columns.classes), known.columns.features))
+    """Return the rows minus the mean of their class, the parameter `origin`; let sums by class tell what is left."""
+    k, d = len(known.columns.classes), known.columns.features
+    origin = np.zeros((k, d))
     origin[known.seen] = known.means
-    return p.e.op("Sub", p.x, p.e.op("Gather", p.parameter("origin", origin), p.y, axis=0))
+    x = p.e.op("Sub", p.x, p.e.op("Gather", p.parameter("origin", origin), p.y, axis=0))
+    hot = p.one_hot(p.y, k)
+    p.output("counts", p.total(hot), (k,))
+    p.output("sum.x", p.gram(hot, x), (k, d))
+    return x
+
+
+def moved(known: Groups, sums: Sums) -> tuple[Groups, np.ndarray]:
+    """Return counts and means of the rows that answered about `known.means`, and how far they are from these (K, d).
+
+    They may be other rows than those that the means came from: the second round alone decides.
+    """
+    counts = sums["counts"][known.seen]
+    if not counts.all():
+        raise DataError("a class whose rows were counted has none any more: the devices changed between two rounds")
+    shift = sums["sum.x"][known.seen] / counts[:, np.newaxis]
+    return replace(known, counts=counts, means=known.means + shift, left_out=float(sums[LEFT_OUT])), shift
