@@ -1,16 +1,26 @@
-"""Training the digits MLP 64-64-10: our compiled graphs beside numpy and scikit-learn, in one run.
+"""Training: our compiled graphs beside numpy, scikit-learn, torch and Keras, in one run.
 
-    python benchmarks/training_step.py [--turns 60]
+    PYTHONPATH=.:runtime python benchmarks/training_step.py [--turns 60] [--seconds 8] [--part all|digits|nets|table]
 
-Every turn times each contender once, in rotating order, so that whatever else the machine does
-hits all alike; the table shows medians. Writes benchmarks/results/training_step.{json,md}.
+The digits MLP 64-64-10 beside numpy and scikit-learn, step by step and whole epochs; then one step of five networks
+(benchmarks/training_nets.py) beside torch and Keras. Every turn times each contender once, in changing order, in one
+process and one thread, so that whatever else the machine does hits all alike; the tables show medians. torch lives in
+an environment of its own, and is listed as not measured where there is none:
+
+    python -m venv TORCH && TORCH/bin/pip install torch==2.13.0 onnxruntime==1.32.0 numpy     EDGEML_TORCH_PYTHON
+
+Writes benchmarks/results/training_step.{json,md}.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,10 +34,13 @@ from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 
+from benchmarks.training_nets import nets
 from edgeml.autodiff import SGD, training_step
 from edgeml.tasks import permutation, training
 
-RESULTS = Path(__file__).parent / "results"
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+EAGER = "torch eager"
 BATCH, LR, MOMENTUM, EPOCHS = 32, 0.05, 0.9, 5
 Weights = dict[str, np.ndarray]
 
@@ -147,12 +160,69 @@ def measure(turns: int) -> dict[str, Any]:
     }
 
 
+def beside_peers(seconds: float, folder: Path) -> dict[str, dict[str, Any]]:
+    """Return what each peer's process measured, by peer and network; nothing for a peer that is not there."""
+    for net in nets():
+        graph = training_step(net.model, optimizer=SGD(MOMENTUM), batch_statistics=net.batch_statistics)
+        (folder / f"{net.name}.onnx").write_bytes(graph.data)
+        given = {"in.x": net.x, "in.target": net.target}
+        kept: dict[str, Any] = {**given, **graph.parameters, **graph.state}
+        np.savez(folder / f"{net.name}.npz", **kept)
+    pythons = {"torch": os.environ.get("EDGEML_TORCH_PYTHON"), "keras": sys.executable}
+    return {peer: told(python, peer, folder, seconds) for peer, python in pythons.items() if python}
+
+
+def told(python: str, peer: str, folder: Path, seconds: float) -> dict[str, Any]:
+    """Return the lines of one peer's process, by network."""
+    command = [python, str(HERE / f"peers/{peer}_steps.py"), str(folder), str(seconds)]
+    env = {**os.environ, "PYTHONPATH": str(HERE.parent / "runtime"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    if done.returncode:
+        raise SystemExit(f"{peer}: {done.stderr.strip()[-600:]}")
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return {line.pop("net"): line for line in lines}
+
+
+def nets_table(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the table of the five networks, ratios to the edgeml of the same process."""
+    lines = ["", "## One step of five networks", ""]
+    versions = {line["torch"] for line in found.get("torch", {}).values()}
+    lines += [f"torch {', '.join(sorted(versions)) or 'not measured'}; batches of 32, SGD with momentum.", ""]
+    peers = {"torch": (EAGER, f"{EAGER}, fused optimizer", "torch.compile"), "keras": ("Keras",)}
+    named = [(peer, label) for peer, labels in peers.items() for label in labels]
+    lines += [f"| | edgeml, us | {' | '.join(f'{label}, us (ratio)' for _, label in named)} |"]
+    lines += ["|---|---:|" + "---:|" * len(named)]
+    for net in next(iter(found.values()), {}):
+        first = next(found[peer][net]["us"]["edgeml"][1] for peer in found)
+        cells = [_cell(found.get(peer, {}).get(net), label) for peer, label in named]
+        lines.append(f"| {net} | {first:.0f} | {' | '.join(cells)} |")
+    apart = [line["losses_apart"][EAGER] for line in found.get("torch", {}).values()]
+    lines += [
+        "",
+        "Ratios above 1 are slower than edgeml in the same process. Keras is `train_on_batch`, its own overhead in it.",
+    ]
+    if apart:
+        lines.append(
+            f"The first five losses of edgeml and torch, from the same weights, are at most {max(apart):.1e} apart."
+        )
+    failed = {why for line in found.get("torch", {}).values() for why in line["failed"].values()}
+    return [*lines, *(f"Not measured: {why}" for why in sorted(failed))]
+
+
+def _cell(line: Mapping[str, Any] | None, label: str) -> str:
+    if line is None or label not in line["us"]:
+        return "not measured"
+    return f"{line['us'][label][1]:.0f} ({line['us'][label][1] / line['us']['edgeml'][1]:.2f})"
+
+
 def table(figures: Mapping[str, Any]) -> str:
     """Return the figures as a page of markdown."""
     steps, epochs = figures["step_us"], figures["epochs_ms"]
     versions = ", ".join(f"{name} {version}" for name, version in figures["versions"].items())
     lines = [
-        "# Training the digits MLP 64-64-10",
+        "# Training",
+        "",
+        "## The digits MLP 64-64-10",
         "",
         f"Made by `python benchmarks/training_step.py`; {figures['machine']}; {versions}.",
         f"{figures['rows']} rows, batches of {figures['batch']}, SGD with momentum. Medians of interleaved turns.",
@@ -171,6 +241,7 @@ def table(figures: Mapping[str, Any]) -> str:
         f"Largest difference to numpy after {figures['epochs']} epochs: {figures['max_difference_to_numpy']:.1e}.",
         f"Compiling took {figures['compile_ms']:.0f} ms, loading both graphs {figures['load_ms']:.0f} ms;",
         f"the step graph has {figures['step_graph_bytes']:,} bytes, the task {figures['task_graph_bytes']:,}.",
+        *nets_table(figures.get("nets", {})),
     ]
     return "\n".join(lines) + "\n"
 
@@ -179,8 +250,16 @@ def main() -> None:
     """Measure, write both files, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--turns", type=int, default=60)
-    figures = measure(parser.parse_args().turns)
-    RESULTS.mkdir(exist_ok=True)
+    parser.add_argument("--seconds", type=float, default=8.0, help="For each network and peer.")
+    parser.add_argument("--part", choices=("all", "digits", "nets", "table"), default="all", help="Keep the rest.")
+    options = parser.parse_args()
+    path = RESULTS / "training_step.json"
+    figures = json.loads(path.read_text(encoding="utf-8")) if options.part != "all" else {}
+    if options.part in ("all", "digits"):
+        figures |= measure(options.turns)
+    if options.part in ("all", "nets"):
+        with tempfile.TemporaryDirectory() as folder:
+            figures["nets"] = beside_peers(options.seconds, Path(folder))
     (RESULTS / "training_step.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     (RESULTS / "training_step.md").write_text(table(figures), encoding="utf-8")
     print(table(figures))
