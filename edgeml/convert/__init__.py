@@ -81,13 +81,16 @@ def fit_runtimes(
     return fitted
 
 
-def from_keras(model: Any, *, name: str = "") -> OnnxModel:
+def from_keras(model: Any, *, name: str = "", trainable: bool = False) -> OnnxModel:
     """Return a live Keras model as a graph: the door for classes and layers of your own.
+
+    With `trainable` every float32 variable is a constant of the graph called by its path (`dense/kernel`), zero biases
+    and normalizations included, and `edgeml.autodiff.training_step` trains those that are trainable in Keras.
 
     Raises UnsupportedModel for what ONNX cannot say, MissingExtra without TensorFlow, and VerificationError when the
     graph answers otherwise.
     """
-    converted: OnnxModel = open_room("keras").from_model(model, name=name)
+    converted: OnnxModel = open_room("keras").from_model(model, name=name, trainable=trainable)
     return converted
 
 

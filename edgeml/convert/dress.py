@@ -5,7 +5,7 @@ ModelProto -> dress -> OnnxModel, checked
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import onnx
 
@@ -16,8 +16,17 @@ from edgeml.graph import passes
 ROWS = "rows"  # the name of the axis of rows
 
 
-def dress(proto: onnx.ModelProto, *, source: str, outputs: Mapping[str, str], notes: tuple[str, ...] = ()) -> OnnxModel:
+def dress(
+    proto: onnx.ModelProto,
+    *,
+    source: str,
+    outputs: Mapping[str, str],
+    notes: tuple[str, ...] = (),
+    only: Iterable[str] | None = None,
+) -> OnnxModel:
     """Return `proto` as an artifact with `outputs` renamed and an open first axis called rows.
+
+    `only` names the passes that may rewrite it, all of them by default.
 
     Raises UnsupportedModel when the graph is not valid.
     """
@@ -30,5 +39,5 @@ def dress(proto: onnx.ModelProto, *, source: str, outputs: Mapping[str, str], no
     aside = {name: f"{name}.inner" for name in outputs.values() if name in inner}
     names = {old: new for old, new in {**aside, **outputs}.items() if old != new}
     renamed = graph.load(graph.rename(graph.serialize(proto, source=source), names))
-    rewritten = passes.optimize(renamed)
+    rewritten = passes.optimize(renamed, only)
     return graph.serialize(renamed, source=source, notes=(*notes, *rewritten))

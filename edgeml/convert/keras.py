@@ -24,12 +24,14 @@ from edgeml.artifacts import OnnxModel
 from edgeml.convert import parity
 from edgeml.convert.dress import dress
 from edgeml.convert.keras_trace import Traced, flat, to_proto
+from edgeml.convert.keras_trainable import trainable_proto
 from edgeml.errors import UnsupportedModel, UserError
 from edgeml_runtime.session import Session
 
 RELATIVE_TOLERANCE = 1e-4  # of the largest value of an output
 HALF_TOLERANCE = 5e-3  # where layers compute in float16 or bfloat16: their rounding differs from machine to machine
 PROBE_ROWS = 8
+KEEPING = ("dead",)  # passes that leave every weight as it is
 PROBE_LENGTH = 7  # of an axis that the model leaves open, such as time steps
 SERVING = "serving_default"
 CUSTOM = re.compile(r"Could not locate (?:class|function) '([^']+)'|Unknown (?:layer|\w+): '?(\w+)'?")
@@ -44,16 +46,21 @@ def read(path: Path, *, trust: bool = False) -> OnnxModel:
     return _converted(traced, path.name, source=_digest(path))
 
 
-def from_model(model: Any, *, name: str = "") -> OnnxModel:
-    """Return a live Keras model, of any class and with any layers of its own, as a graph; raises as `read` does."""
+def from_model(model: Any, *, name: str = "", trainable: bool = False) -> OnnxModel:
+    """Return a live Keras model, of any class and with any layers of its own, as a graph; raises as `read` does.
+
+    With `trainable` every variable is a constant of the graph under its own name.
+    """
     weights = hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in model.get_weights()))
-    return _converted(_network(model, name or model.name), name or model.name, source=weights.hexdigest())
+    learner = model if trainable else None
+    traced = _network(model, name or model.name)
+    return _converted(traced, name or model.name, source=weights.hexdigest(), learner=learner)
 
 
-def _converted(traced: Traced, name: str, *, source: str) -> OnnxModel:
-    proto = to_proto(traced, name)
+def _converted(traced: Traced, name: str, *, source: str, learner: Any = None) -> OnnxModel:
+    proto = to_proto(traced, name) if learner is None else trainable_proto(learner, traced, name)
     names = dict(zip([value.name for value in proto.graph.output], traced.outputs, strict=True))
-    model = dress(proto, source=source, outputs=names)
+    model = dress(proto, source=source, outputs=names, only=None if learner is None else KEEPING)
     session, feeds = Session(model.data), _random_inputs(traced)
     tolerance = HALF_TOLERANCE if traced.half else RELATIVE_TOLERANCE
     agreed = [

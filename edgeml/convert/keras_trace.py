@@ -9,8 +9,8 @@ only logs, and leaves in the graph: they are refused here, with what to use inst
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -43,6 +43,8 @@ class Traced:
     outputs: tuple[str, ...]
     largest_index: int = 0  # whole-number inputs stay below this
     half: bool = False  # computes in float16 or bfloat16 somewhere
+    optional: frozenset[str] = frozenset()  # inputs that may be left unused
+    handlers: Mapping[str, Any] = field(default_factory=dict)  # of tf2onnx, beside HANDLERS
 
 
 def to_proto(traced: Traced, name: str) -> onnx.ModelProto:
@@ -55,7 +57,7 @@ def to_proto(traced: Traced, name: str) -> onnx.ModelProto:
     function = _function(traced, specs)
     try:
         proto, _ = tf2onnx.convert.from_function(
-            function, input_signature=specs, opset=OPSET, custom_op_handlers=dict(HANDLERS)
+            function, input_signature=specs, opset=OPSET, custom_op_handlers={**HANDLERS, **traced.handlers}
         )
     except Exception as error:  # tf2onnx and TensorFlow have no common base class of errors
         raise UnsupportedModel(f"{name} does not convert: {' '.join(str(error).split())[:200]}") from error
@@ -64,7 +66,7 @@ def to_proto(traced: Traced, name: str) -> onnx.ModelProto:
         way = next((INSTEAD[op] for op in unknown if op in INSTEAD), "replace that layer")
         raise UnsupportedModel(f"{name} uses TensorFlow's {', '.join(unknown)}, which ONNX cannot say: {way}")
     _fix_captures(proto, function.get_concrete_function())
-    _rename_inputs(proto, traced.inputs)
+    _rename_inputs(proto, traced.inputs, traced.optional)
     converted: onnx.ModelProto = proto
     return converted
 
@@ -95,7 +97,7 @@ def _fix_captures(proto: onnx.ModelProto, concrete: Any) -> None:
         proto.graph.initializer.append(tensor)
 
 
-def _rename_inputs(proto: onnx.ModelProto, names: Sequence[str]) -> None:
+def _rename_inputs(proto: onnx.ModelProto, names: Sequence[str], optional: frozenset[str]) -> None:
     """Put the user's input names on the graph, in the order of the call."""
     inputs = {value.name.split(":")[0]: value.name for value in proto.graph.input}
     ours = [f"edgeml_in_{i}" for i in range(len(names))]
@@ -104,9 +106,9 @@ def _rename_inputs(proto: onnx.ModelProto, names: Sequence[str]) -> None:
             f"the model reads {len(foreign)} tables or constants from outside its weights ({', '.join(sorted(foreign))}"
             f"): save it as .keras"
         )
-    if unused := [name for name, our in zip(names, ours, strict=True) if our not in inputs]:
+    if unused := [n for n, our in zip(names, ours, strict=True) if our not in inputs and n not in optional]:
         raise UnsupportedModel(f"the inputs {', '.join(unused)} are not used by the model: leave them out")
-    new = {inputs[our]: name for our, name in zip(ours, names, strict=True)}
+    new = {inputs[our]: name for our, name in zip(ours, names, strict=True) if our in inputs}
     for node in proto.graph.node:
         node.output[:] = [f"{name}.inner" if name in names else name for name in node.output]
         node.input[:] = [new.get(name, f"{name}.inner" if name in names else name) for name in node.input]
