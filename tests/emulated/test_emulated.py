@@ -17,6 +17,7 @@ from edgeml.registry import Release
 from edgeml_runtime.doctor import CHECKS
 from edgeml_runtime.wire import tensors
 from edgeml_runtime.wire.manifest import blob_of
+from tests.autodiff import learners
 from tests.emulated.board_root import BOARDS, Emulated, resolve
 from tests.emulated.fleet import Device, Fleet, bounds, here, until
 
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.emulated
 ROOT = Path(__file__).resolve().parents[2]
 CORES = {"raspberry-pi-zero-2w": "cortex-a53", "raspberry-pi-4": "cortex-a72", "raspberry-pi-5": "cortex-a76"}
 FP32_RELATIVE = 1e-5  # of the largest answer: other kernels add in another order
+TRAINED_RELATIVE = 1e-4  # after up to six steps
 INT8 = "int8-static-u8s8"
 ASIMDDP, SVE = 1 << 20, 1 << 22  # AT_HWCAP of arm64 Linux: dot products, and what no Raspberry Pi has
 HWCAP = "import ctypes; print(ctypes.CDLL(None).getauxval(16))"
@@ -207,3 +209,28 @@ def test_the_command_prints_what_it_made(emulated: dict[str, Emulated]) -> None:
     command = [sys.executable, "-m", "tests.emulated.board_root"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.splitlines() == [f"{board.cpu} {board.python}" for board in emulated.values()]
+
+
+TRAIN = """
+import sys, numpy as np
+from pathlib import Path
+from edgeml_runtime.session import Session
+for path in map(Path, sys.argv[2:]):
+    kept = np.load(path.with_suffix(".npz"))
+    found = Session(path).run({key[3:]: kept[key] for key in kept.files if key.startswith("in.")})
+    for key, array in found.items():
+        wanted = kept["out." + key]
+        assert array.shape == wanted.shape and array.dtype == wanted.dtype, (path.stem, key)
+        far = np.abs(array - wanted).max(initial=0) / max(float(np.abs(wanted).max(initial=0)), 1e-3)
+        assert far < float(sys.argv[1]), (path.stem, key, float(far))
+    print(path.stem)
+"""
+
+
+def test_training_graphs_learn_as_on_x86(board: Emulated, alone: Device, tmp_path: Path) -> None:
+    for name in learners.NETS:
+        learners.keep(tmp_path, name)
+    paths = sorted(tmp_path.glob("*.onnx"))
+    done = alone.run_python("-c", TRAIN, TRAINED_RELATIVE, *paths)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [path.stem for path in paths] and len(paths) == 2 * len(learners.NETS)

@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from edgeml.graph.opsets import OLDEST
+from edgeml_runtime.session import VERSION
 
-NEEDS = (f"onnxruntime=={OLDEST}.2", "numpy<2.1")
+VERSIONS = (f"{OLDEST}.2", "1.20.1", "1.22.1", "1.24.1", VERSION)  # the oldest, some between, and ours
 
 
 @pytest.fixture(scope="session")
-def old_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def old_python(python_with: Callable[[str], Path]) -> Path:
     """Return a Python that has the oldest onnxruntime: EDGEML_RUNTIME_PYTHON, or one made here with pip."""
     if given := os.environ.get("EDGEML_RUNTIME_PYTHON"):
         return Path(given)
-    folder = tmp_path_factory.mktemp("oldest")
-    python = folder / "bin" / "python"
-    for command in ([sys.executable, "-m", "venv", folder], [python, "-m", "pip", "install", "--quiet", *NEEDS]):
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.fail(f"cannot make a Python with {' and '.join(NEEDS)}: {done.stderr.strip()[-400:]}")
-    return python
+    return python_with(VERSIONS[0])
+
+
+@pytest.fixture(scope="session")
+def python_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function from a version of onnxruntime to a Python that has it, made here with pip."""
+
+    @functools.cache
+    def make(version: str) -> Path:
+        if version == VERSION:
+            return Path(sys.executable)
+        needs = (f"onnxruntime=={version}", "numpy<2.1" if version == VERSIONS[0] else "numpy")
+        folder = tmp_path_factory.mktemp("runtime")
+        python = folder / "bin" / "python"
+        for command in ([sys.executable, "-m", "venv", folder], [python, "-m", "pip", "install", "--quiet", *needs]):
+            done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+            if done.returncode:
+                pytest.fail(f"cannot make a Python with {' and '.join(needs)}: {done.stderr.strip()[-400:]}")
+        return python
+
+    return make
