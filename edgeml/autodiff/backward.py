@@ -53,6 +53,25 @@ def live(nodes: Iterable[NodeProto], outputs: Iterable[str]) -> list[NodeProto]:
     return kept[::-1]
 
 
+def in_order(nodes: Iterable[NodeProto]) -> list[NodeProto]:
+    """Return the nodes, each behind those it reads from, and else as they stand."""
+    left = list(nodes)
+    made_by = {name: index for index, node in enumerate(left) for name in node.output if name}
+    placed: list[NodeProto] = []
+    begun: set[int] = set()
+    for start in range(len(left)):
+        path = [(start, False)]
+        while path:
+            index, ready = path.pop()
+            if ready:
+                placed.append(left[index])
+            elif index not in begun:
+                begun.add(index)
+                needs = [made_by[name] for name in left[index].input if name in made_by]
+                path += [(index, True), *((need, False) for need in reversed(needs) if need not in begun)]
+    return placed
+
+
 def shared(nodes: Iterable[NodeProto], wanted: Container[str] = ()) -> list[NodeProto]:
     """Return the nodes without those that repeat an earlier one, whose outputs are read in place of theirs.
 

@@ -12,6 +12,7 @@ have two axes here, their sizes known but for the rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -55,11 +56,8 @@ def weight_gradient(g: GraphBuilder, layer: Layer, tensors: Tensors) -> str:
     """Return dW, (channels, 1, kernel)."""
     x, dy, _ = tensors
     bands, move, channels = Bands(layer), layer.move, layer.outer
-    height, width, out, step = layer.before[0], layer.before[1], layer.after[1], move.strides[1]
-    if extra := bands.rows * bands.stride - height:
-        x = g.op("Pad", x, g.ints([0] * 6 + [extra, 0]))
-    side = g.op("Transpose", x, perm=[1, 0, 2, 3])
-    side = g.op("Reshape", side, g.ints([channels, -1, bands.stride * width]))
+    width, out, step = layer.before[1], layer.after[1], move.strides[1]
+    side = g.op("Reshape", _side(g, bands, x), g.ints([channels, -1, bands.stride * width]))
     made = g.op("MatMul", g.op("Transpose", shifted(g, bands, dy), perm=[0, 2, 1]), side)
     count = len(bands.shifts)
     made = g.op("Reshape", made, g.ints([channels, count, out, bands.stride, width]))
@@ -90,20 +88,59 @@ def input_gradient(g: GraphBuilder, layer: Layer, tensors: Tensors) -> str:
     return g.op("Slice", made, g.ints([0]), g.ints([layer.before[0]]), g.ints([2]))
 
 
+def forward(g: GraphBuilder, layer: Layer, tensors: Tensors) -> str:
+    """Return Y without a bias, (rows, channels, height out, width out), from X shifted instead of dY."""
+    x, _, weight = tensors
+    bands, channels = Bands(layer), layer.outer
+    side = _side(g, bands, x)  # (channels, pictures, rows, stride x W_in)
+    parts = _moved(g, side, [-q for q in bands.shifts], size=bands.rows, wanted=layer.after[0])
+    whole = g.op("Concat", *parts, axis=3) if len(parts) > 1 else parts[0]
+    wide = bands.stride * layer.before[1]
+    whole = g.op("Reshape", whole, g.ints([channels, -1, len(parts) * wide]))
+    made = g.op("MatMul", whole, _band(g, bands, weight, upright=True))
+    made = g.op("Reshape", made, g.ints([channels, -1, *layer.after]))
+    return g.op("Transpose", made, perm=[1, 0, 2, 3])
+
+
+def _side(g: GraphBuilder, bands: Bands, x: str) -> str:
+    """Return X channels first, `stride` rows side by side: (channels, pictures, rows, stride x W_in)."""
+    layer = bands.layer
+    if extra := bands.rows * bands.stride - layer.before[0]:
+        x = g.op("Pad", x, g.ints([0] * 6 + [extra, 0]))
+    side = g.op("Transpose", x, perm=[1, 0, 2, 3])
+    if bands.stride == 1:
+        return side
+    return g.op("Reshape", side, g.ints([layer.outer, -1, bands.rows, bands.stride * layer.before[1]]))
+
+
 def shifted(g: GraphBuilder, bands: Bands, dy: str) -> str:
     """Return B: the shifts of dY side by side, (channels, rows of all pictures, shifts x W_out)."""
     layer = bands.layer
     turned = g.op("Transpose", dy, perm=[1, 0, 2, 3])
-    parts = []
-    for q in bands.shifts:
-        rest = bands.rows - layer.after[0] - q
-        parts.append(g.op("Pad", turned, g.ints([0, 0, q, 0, 0, 0, rest, 0])) if q or rest else turned)
+    parts = _moved(g, turned, bands.shifts, size=layer.after[0], wanted=bands.rows)
     whole = g.op("Concat", *parts, axis=3) if len(parts) > 1 else parts[0]
     return g.op("Reshape", whole, g.ints([layer.outer, -1, len(parts) * layer.after[1]]))
 
 
-def _band(g: GraphBuilder, bands: Bands, weight: str) -> str:
-    """Return T, (channels, shifts x W_out, stride x W_in): every row the one above, moved by the stride."""
+def _moved(g: GraphBuilder, name: str, shifts: Sequence[int], *, size: int, wanted: int) -> list[str]:
+    """Return `name`, whose third axis has `size`, moved along it by each of `shifts`, zeros where nothing is.
+
+    One Pad and a Slice each: a Pad that also cuts takes five times as long.
+    """
+    front, back = max(0, *shifts), max(0, *(wanted - size - q for q in shifts))
+    wide = g.op("Pad", name, g.ints([0, 0, front, 0, 0, 0, back, 0])) if front or back else name
+    axis = g.ints([2])
+    return [
+        g.op("Slice", wide, g.ints([front - q]), g.ints([front - q + wanted]), axis) if q or wanted != size else name
+        for q in shifts
+    ]
+
+
+def _band(g: GraphBuilder, bands: Bands, weight: str, *, upright: bool = False) -> str:
+    """Return T, (channels, shifts x W_out, stride x W_in): every row the one above, moved by the stride.
+
+    `upright` turns the last axes: (channels, shifts x stride x W_in, W_out).
+    """
     layer, move = bands.layer, bands.layer.move
     channels, out, step = layer.outer, layer.after[1], move.strides[1]
     rows = g.op("Reshape", weight, g.ints([channels, *move.kernel]))
@@ -125,6 +162,9 @@ def _band(g: GraphBuilder, bands: Bands, weight: str) -> str:
     matrix = g.op("Pad", matrix, g.ints(ends)) if any(ends) else matrix
     shape = [channels, len(bands.shifts), bands.stride, out, width]
     matrix = g.op("Reshape", matrix, g.ints(shape))
+    if upright:
+        matrix = g.op("Transpose", matrix, perm=[0, 1, 2, 4, 3])
+        return g.op("Reshape", matrix, g.ints([channels, len(bands.shifts) * bands.stride * width, out]))
     if bands.stride > 1:
         matrix = g.op("Transpose", matrix, perm=[0, 1, 3, 2, 4])
     return g.op("Reshape", matrix, g.ints([channels, len(bands.shifts) * out, bands.stride * width]))

@@ -10,6 +10,7 @@ from onnx import NodeProto
 
 from edgeml.autodiff.builder import GraphBuilder, attributes, describe
 from edgeml.autodiff.convolution import spread_back
+from edgeml.autodiff.pooled import blocks_of, gradient
 from edgeml.autodiff.rules import Grads, vjp
 from edgeml.autodiff.window import Window, window
 from edgeml.errors import UnsupportedModel
@@ -21,6 +22,8 @@ def max_pool(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
     x = node.input[0]
     if attributes(node).get("storage_order", 0):
         raise UnsupportedModel(f"{describe(node)}: storage_order 1 has no gradient rule; leave it out")
+    if blocks := blocks_of(g, node):
+        return (gradient(g, node, blocks, dy=dy),)
     if len(node.output) < 2 or not node.output[1]:
         del node.output[1:]
         node.output.append(g.fresh("places"))

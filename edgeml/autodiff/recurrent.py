@@ -22,6 +22,7 @@ from edgeml.errors import UnsupportedModel
 
 DEFAULTS = {"LSTM": ("sigmoid", "tanh", "tanh"), "GRU": ("sigmoid", "tanh"), "RNN": ("tanh",)}
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+TURNS = (8, 5, 4, 3, 2)  # steps in one turn of a Scan, the first that divides their number
 REFUSED = ("clip", "input_forget", "layout", "activation_alpha", "activation_beta")
 
 
@@ -38,6 +39,7 @@ class Direction:
     br: str
     cell: str  # the initial one, (B, H); of an LSTM
     dy: str  # of every h
+    last: bool  # the last h alone has a gradient, and `dy` is zeros
     dh: str  # of the last h, beside dy
     dc: str  # of the last cell
     hidden: int
@@ -123,6 +125,7 @@ def _direction(
         br=br,
         cell=cell,
         dy=dy,
+        last=not dys[0],
         dh=ends[0],
         dc=ends[1],
         hidden=hidden,
@@ -136,25 +139,64 @@ def _lstm(g: GraphBuilder, node: NodeProto, one: Direction) -> Found:
     gate, fresh, out = one.activations
     i, o, f, c = _act(g, gate, i), _act(g, gate, o), _act(g, gate, f), _act(g, fresh, c)
     g.dtypes[one.cell] = g.dtypes[one.x]
-    step = Body(g, "cell", "f", "ic")
-    cell, forget, news = step.inputs
-    new = step.op("Add", step.op("Mul", forget, cell), news)
-    _, cells = step.scan([one.cell], [f, g.op("Mul", i, c)], outputs=[new, step.kept(new)])
+    turn = _turn_of(g, node)
+    cells = _cells(g, one, f=f, news=g.op("Mul", i, c), turn=turn)
     top = _act(g, out, cells)
     through = g.op("Mul", o, SLOPES[out](g, top, one.x))
     ki = g.op("Mul", c, SLOPES[gate](g, i, one.x))
     kf = g.op("Mul", _shifted(g, one.cell, cells), SLOPES[gate](g, f, one.x))
     ko, kc = g.op("Mul", top, SLOPES[gate](g, o, one.x)), g.op("Mul", i, SLOPES[fresh](g, c, one.x))
     slopes = g.op("Concat", ki, ko, kf, kc, axis=2)
-    step = Body(g, "dh", "dc", "r", "dy", "through", "slopes", "f")
-    dh_, dc_, r, dy, through_, slopes_, f_ = step.inputs
-    dh = step.op("Add", dy, dh_)
-    dc = step.op("Add", step.op("Mul", dh, through_), dc_)
-    dpre = step.op("Mul", step.op("Concat", dc, dh, dc, dc, axis=1), slopes_)
-    outputs = [step.op("MatMul", dpre, r), step.op("Mul", dc, f_), step.kept(r), dpre]
-    sequences = [one.dy, through, slopes, f]
-    h0, c0, _, dpres = step.scan([one.dh, one.dc, one.r], sequences, outputs=outputs, reverse=True)
-    return replace(_found(g, one, dpres), h0=h0, c0=c0)
+    body = Body(g, "dh", "dc", "r", "through", "slopes", "f", *([] if one.last else ["dy"]))
+    dh, dc, r, *given = body.inputs
+    made: list[str] = []
+    for through_, slopes_, f_, *dy in reversed(list(zip(*(body.parts(name, turn) for name in given), strict=True))):
+        dh = body.op("Add", *dy, dh) if dy else dh
+        dc = body.op("Add", body.op("Mul", dh, through_), dc)
+        dpre = body.op("Mul", body.op("Concat", dc, dh, dc, dc, axis=2), slopes_)
+        dh, dc = body.op("MatMul", dpre, r), body.op("Mul", dc, f_)
+        made.insert(0, dpre)
+    outputs = [dh, dc, body.kept(r), body.joined(made)]
+    sequences = [_in_turns(g, name, turn) for name in (through, slopes, f, *([] if one.last else [one.dy]))]
+    first = g.ints([0])
+    states = [g.op("Unsqueeze", name, first) for name in (one.dh, one.dc)]
+    g.dtypes[states[0]] = g.dtypes[one.x]
+    h0, c0, _, dpres = body.scan([*states, one.r], sequences, outputs=outputs, reverse=True)
+    found = _found(g, one, _one_by_one(g, dpres, turn))
+    return replace(found, h0=g.op("Squeeze", h0, first), c0=g.op("Squeeze", c0, first))
+
+
+def _cells(g: GraphBuilder, one: Direction, *, f: str, news: str, turn: int) -> str:
+    """Return c[t] = f[t] c[t - 1] + news[t] of every step."""
+    body = Body(g, "cell", "f", "news")
+    cell, *given = body.inputs
+    made = []
+    for forget, new in zip(*(body.parts(name, turn) for name in given), strict=True):
+        cell = body.op("Add", body.op("Mul", forget, cell), new)
+        made.append(cell)
+    start = g.op("Unsqueeze", one.cell, g.ints([0]))
+    g.dtypes[start] = g.dtypes[one.x]
+    sequences = [_in_turns(g, name, turn) for name in (f, news)]
+    _, cells = body.scan([start], sequences, outputs=[cell, body.joined(made)])
+    return _one_by_one(g, cells, turn)
+
+
+def _turn_of(g: GraphBuilder, node: NodeProto) -> int:
+    """Return how many steps one turn of a Scan takes: a turn costs as much as a few steps, whatever is in it."""
+    steps = g.shapes.get(node.input[0], (None,))[0]
+    return next((turn for turn in TURNS if isinstance(steps, int) and not steps % turn), 1)
+
+
+def _in_turns(g: GraphBuilder, sequence: str, turn: int) -> str:
+    """Return (turns, steps of a turn, rows, n) of (steps, rows, n)."""
+    shape = g.op("Concat", g.ints([-1, turn]), g.op("Slice", g.op("Shape", sequence), g.ints([1]), g.ints([3])), axis=0)
+    return g.op("Reshape", sequence, shape)
+
+
+def _one_by_one(g: GraphBuilder, sequence: str, turn: int) -> str:
+    """Undo `_in_turns`."""
+    shape = g.op("Concat", g.ints([-1]), g.op("Slice", g.op("Shape", sequence), g.ints([2]), g.ints([4])), axis=0)
+    return g.op("Reshape", sequence, shape)
 
 
 def _rnn(g: GraphBuilder, node: NodeProto, one: Direction) -> Found:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from onnx import NodeProto, helper
+import numpy as np
+from onnx import NodeProto, helper, numpy_helper
 
 from edgeml.autodiff.builder import GraphBuilder
 
@@ -27,6 +28,19 @@ class Body:
         name = f"{self._prefix}{op_type}.{len(self.nodes)}"
         self.nodes.append(helper.make_node(op_type, inputs, [name], **attributes))
         return name
+
+    def parts(self, name: str, count: int) -> list[str]:
+        """Return the `count` elements of `name` along its first axis, which they keep."""
+        if count == 1:
+            return [name]
+        sizes = self.op("Constant", value=numpy_helper.from_array(np.ones(count, np.int64)))
+        names = [f"{self._prefix}Split.{len(self.nodes)}.{index}" for index in range(count)]
+        self.nodes.append(helper.make_node("Split", [name, sizes], names, axis=0))
+        return names
+
+    def joined(self, names: Sequence[str]) -> str:
+        """Return `names` along their first axis."""
+        return self.op("Concat", *names, axis=0) if len(names) > 1 else self.kept(names[0])
 
     def kept(self, name: str) -> str:
         """Return an output that hands a state on as it is."""

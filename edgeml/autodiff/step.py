@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgeml.artifacts import OnnxModel, TrainingGraph
-from edgeml.autodiff.backward import gradients, live, shared
+from edgeml.autodiff.backward import gradients, in_order, live, shared
 from edgeml.autodiff.builder import GraphBuilder, describe
 from edgeml.autodiff.dropout import DRAW, seed_dropout
 from edgeml.autodiff.loops import close
@@ -167,7 +167,8 @@ def _updates(
 def _assemble(
     model: ModelProto, g: GraphBuilder, values: Mapping[str, np.ndarray], *, outputs: dict[str, str]
 ) -> ModelProto:
-    nodes = live(shared([*g.forward, *g.nodes], set(outputs.values())), outputs.values())
+    nodes = in_order(_with_instead(g))
+    nodes = live(shared(nodes, set(outputs.values())), outputs.values())
     _rename(nodes, {tensor: name for name, tensor in outputs.items()})
     used = {name for node in nodes for name in node.input}
     constants = [numpy_helper.from_array(a, n) for n, a in g.constants.items() if n in used and n not in values]
@@ -182,6 +183,13 @@ def _assemble(
     except onnx.checker.ValidationError as error:
         raise UnsupportedModel(f"the model makes no valid training graph: {str(error).splitlines()[0]}") from error
     return step
+
+
+def _with_instead(g: GraphBuilder) -> list[NodeProto]:
+    """Return all nodes, what is faster to make in place of what it stands for."""
+    nodes = [node for node in g.forward if not g.instead.keys() & set(node.output)]
+    _rename(g.nodes, {new: old for old, new in g.instead.items()})
+    return [*nodes, *g.nodes]
 
 
 def _rename(nodes: Iterable[NodeProto], names: Mapping[str, str]) -> None:
