@@ -225,7 +225,7 @@ def test_a_foreign_topic_is_refused_or_is_exactly_one_of_ours(name: str) -> None
         kind, device, detail = topics.parse(name)
     except MalformedMessage:
         return
-    rebuilt = {"up": topics.update, "tel": topics.telemetry}.get(kind)
+    rebuilt = {"up": topics.update, "tel": topics.telemetry, "say": topics.say, "ask": topics.ask}.get(kind)
     if rebuilt:
         assert rebuilt(device, detail) == name
     else:
@@ -239,7 +239,7 @@ def test_a_device_id_that_could_reach_other_topics_is_refused(device: str) -> No
 
 
 def test_the_server_does_not_subscribe_to_what_it_publishes() -> None:
-    sent = {topics.desired("+"), topics.block("+"), topics.bench("+"), topics.task("+")}
+    sent = {topics.desired("+"), topics.block("+"), topics.bench("+"), topics.task("+"), topics.ask("+", "+")}
     assert not sent & set(topics.for_server())
     assert sent == {name.replace("/pi/", "/+/") for name in topics.for_device("pi")} - {topics.online("+")}
 
