@@ -63,7 +63,7 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
     if type(None) in arguments:
         return st.none() | values(next(a for a in arguments if a is not type(None)))
     simple = {str: st.text(max_size=20), int: INTEGERS, float: st.floats(allow_nan=False, allow_infinity=False)}
-    return typing.cast("st.SearchStrategy[Any]", {**simple, bool: st.booleans()}[kind])
+    return typing.cast("st.SearchStrategy[Any]", {**simple, bool: st.booleans(), bytes: st.binary(max_size=20)}[kind])
 
 
 def instances(kind: type) -> st.SearchStrategy[Any]:
