@@ -81,8 +81,8 @@ class RoundResult:
     round: str
     state: str
     participants: tuple[str, ...]
-    loss_before: float | None  # of the round's first parameters, over the participants' rows
-    loss: float | None  # after their local training, before aggregation
+    loss_before: float | None = None  # of the round's first parameters, over the participants' rows
+    loss: float | None = None  # after their local training, before aggregation
     bytes_up: int
     seconds: float
     metric: float | None = None

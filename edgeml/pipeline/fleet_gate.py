@@ -29,6 +29,7 @@ class Opinion:
 
     told: Mapping[str, Any]
     against: str = ""
+    sentence: str = ""  # what it said, with the numbers
 
 
 def surveys(candidate: OnnxModel, before: OnnxModel, task: ModelTask) -> dict[str, Study]:
@@ -83,9 +84,9 @@ def _judge(finding: Finding, name: str) -> Opinion:
         "left_out": found.left_out,
         "devices": len(finding.devices),
         "certain": low > 0 or high < 0,
-        "sentence": change,
     }
-    return Opinion({"fleet_evaluation": told}, against=f"worse in the fleet: {change}" if gain.value < 0 else "")
+    against = f"worse in the fleet: {change}" if gain.value < 0 else ""
+    return Opinion({"fleet_evaluation": told}, against, change)
 
 
 def _judged(task: ModelTask) -> Literal["classification", "regression"]:

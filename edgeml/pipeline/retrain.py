@@ -125,6 +125,7 @@ class Judge:
             return {**told, "released": None, "reason": f"not released, not better: {change}"}
         if fleet.against:
             return {**told, "released": None, "reason": f"not released, {fleet.against}; here {change}"}
+        change = "; in the fleet ".join(filter(None, [change, fleet.sentence]))
         try:
             summary = self._walk(model, rounds, fleet_gate.ranges(findings))
         except VerificationError as error:

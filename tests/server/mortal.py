@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgeml import tasks
 from edgeml.artifacts import OnnxModel
-from edgeml.registry import FederationRecord, Registry, RoundRecord
-from edgeml.server import Findings, Learner, serve
+from edgeml.registry import Registry, RoundRecord
+from edgeml.server import Findings, serve
+from edgeml.tasks.study import Study
 from tests.server.stand_ins import InMemoryRetrain, a_model
 
 
@@ -24,8 +26,9 @@ class Mortal(InMemoryRetrain):
         super().__init__()
         self.folder, self.first = folder, a_model().digest
 
-    def prepare(self, record: FederationRecord) -> Learner:
-        return Learner(a_model(), "softmax_cross_entropy", 1.0, self.evaluate, self.release)
+    def surveys(self, candidate: OnnxModel) -> Mapping[str, Study]:
+        self._point("asking")
+        return {"evaluation": tasks.evaluation(candidate, "classification", before=a_model())}
 
     def evaluate(self, model: OnnxModel) -> dict[str, float]:
         self._point("preparing" if model.digest == self.first else "evaluating")
@@ -34,7 +37,9 @@ class Mortal(InMemoryRetrain):
     def release(self, model: OnnxModel, rounds: Sequence[RoundRecord], findings: Findings) -> Mapping[str, Any]:
         self._point("releasing")
         (self.folder / "released.onnx").write_bytes(model.data)
-        return {"after": super().evaluate(model), "released": "new", "reason": f"better after {len(rounds)} rounds"}
+        asked = findings["evaluation"]
+        reason = f"better after {len(rounds)} rounds, asked {len(asked.devices)} devices with {asked.rows} rows"
+        return {"after": super().evaluate(model), "released": "new", "reason": reason}
 
     def _point(self, name: str) -> None:
         (self.folder / f"at.{name}").touch()
