@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgeml import graph, metrics, verify
-from edgeml.artifacts import FP32, TARGET_SCALE, ActivationRanges, OnnxModel, Rows
+from edgeml.artifacts import FP32, TARGET_SCALE, ActivationRanges, Answers, OnnxModel, Rows
 from edgeml.errors import NotFound, UnsupportedModel, VerificationError
 from edgeml.files import Cache
 from edgeml.pipeline import fleet_gate
@@ -22,6 +24,7 @@ from edgeml.registry import FederationRecord, Registry, Release, RoundRecord
 from edgeml.server import Findings, Learner
 from edgeml.tasks.study import Study
 
+RESAMPLES = 200
 RANGES = "ranges"  # in a lineage: digest of the activation ranges that the fleet told
 NOTHING_FOUND: Findings = {}
 LOSSES = {"classification": "softmax_cross_entropy", "regression": "mse"}
@@ -90,6 +93,20 @@ class Judge:
             )
         return OnnxModel(bundle.blobs[found[0].graph.digest], source=bundle.manifest.lineage.get("fitted", ""))
 
+    def interval(self, old: OnnxModel, new: OnnxModel) -> tuple[float, float]:
+        """Return the 95 % interval of the gain on the validation rows, which are drawn again and again for both."""
+        rows, task, name = self.subject.valid or Rows({}), self.subject.task, self.subject.metric
+        target = rows.target
+        assert target is not None, "a data set always has its target"
+        said = [verify.run_answers(one, Rows(rows.inputs), task) for one in (old, new)]
+        rng, gains = np.random.default_rng(0), []
+        for _ in range(RESAMPLES):
+            drawn = rng.integers(0, len(target), len(target))
+            scores = [metrics.evaluate(task, target[drawn], _drawn(one, drawn), [name])[name] for one in said]
+            gains.append(-metrics.drop(name, *scores))
+        low, high = np.nanquantile(gains, [0.025, 0.975])
+        return float(low), float(high)
+
     def surveys(self, candidate: OnnxModel) -> dict[str, Study]:
         """Return what the fleet is asked about `candidate`."""
         return fleet_gate.surveys(candidate, self.fp32(), self.subject.task)
@@ -118,9 +135,10 @@ class Judge:
         }
         fleet = fleet_gate.opinion(findings, metric, self.subject.task)
         told = {**valid, "metric": metric, "test": test, "from": self.before.release, **fleet.told}
-        change = (
-            f"{metric} {valid['before']:.4f} -> {valid['after']:.4f} on {len(self.subject.valid or ())} validation rows"
-        )
+        low, high = self.interval(old, model)
+        told["gain_interval"] = [low, high]
+        count, gain = len(self.subject.valid or ()), f"a gain of [{low:+.4f}, {high:+.4f}]"
+        change = f"{metric} {valid['before']:.4f} -> {valid['after']:.4f} on {count} validation rows, {gain}"
         if metrics.drop(metric, valid["before"], valid["after"]) >= 0:
             return {**told, "released": None, "reason": f"not released, not better: {change}"}
         if fleet.against:
@@ -158,6 +176,11 @@ class Judge:
             dataclasses.replace(subject, ranges=None),  # the next candidate has others
             Delivery(self.registry, runs / run, watch, "edgeml federate"),
         )
+
+
+def _drawn(answers: Answers, index: np.ndarray) -> Answers:
+    labels = None if answers.labels is None else answers.labels[index]
+    return Answers(labels, answers.scores[index])
 
 
 def _ranges_told(ranges: ActivationRanges | None) -> dict[str, str]:

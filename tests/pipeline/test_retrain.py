@@ -98,6 +98,8 @@ def test_a_better_model_is_released_with_its_parent_in_the_lineage(tmp_path: Pat
     newest = registry.find("digits")
     assert told["released"] == newest.release != first.release
     assert told["after"] > told["before"]
+    low, high = told["gain_interval"]
+    assert low < told["after"] - told["before"] < high and "a gain of [+" in told["reason"]
     lineage = registry.bundle_of(newest).manifest.lineage
     assert lineage["parent"] == first.release and "fitted" not in lineage
     assert (Path(newest.run_dir) / "report.html").is_file()

@@ -253,6 +253,8 @@ def test_an_asynchronous_federation_survives_its_server_too(field: Field) -> Non
     field.agents["pi-b"].process.send_signal(signal.SIGSTOP)
     field.agents["pi-c"].process.send_signal(signal.SIGCONT)
     field.serve()
+    until(lambda: len(field.registry.federation(federation_id).rounds) == 2, "the second step")
+    field.agents["pi-b"].process.send_signal(signal.SIGCONT)  # it is asked about the candidate, too
     record = field.end(federation_id)
     assert record.state == "SUCCEEDED", record.detail
     assert [(done.round, dict(done.staleness)) for done in record.rounds] == [
