@@ -42,11 +42,11 @@ class Crew:
     def __enter__(self) -> Crew:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         for pipe in self._pipes:
             pipe.close()
         for process in self._processes:
-            process.join(2.0)
+            process.join(0.0 if kind else 2.0)
             if process.is_alive():
                 process.terminate()
                 process.join()

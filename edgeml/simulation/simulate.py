@@ -42,11 +42,12 @@ class RoundTold:
 
     round: int
     state: str
+    why: str  # it ended
     participants: tuple[str, ...]
     asked: int
-    refused: int
-    rejected: int
-    silent: int
+    refused: Mapping[str, str]  # device -> why it took no part
+    rejected: Mapping[str, Mapping[str, int]]  # device -> fault -> how often
+    silent: tuple[str, ...]
     rows: int
     metric: float
     loss: float
@@ -149,11 +150,12 @@ class _Loop:
         told = RoundTold(
             round=len(federation.history),
             state=result.state,
+            why=result.why,
             participants=result.participants,
             asked=len(machine.cohort),
-            refused=len(outcome.refused),
-            rejected=sum(sum(counts.values()) for counts in outcome.rejected.values()),
-            silent=len(outcome.silent),
+            refused=outcome.refused,
+            rejected=outcome.rejected,
+            silent=outcome.silent,
             rows=sum(update.rows for update in outcome.updates),
             **scores(self.fleet, federation.parameters),
             loss_before=result.loss_before,

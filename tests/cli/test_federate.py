@@ -28,7 +28,20 @@ def wine(tmp_path: Path) -> Path:
 
 
 def test_rounds_over_virtual_devices_and_their_report(edgeml: Command, wine: Path) -> None:
-    words = ["--partition", "dirichlet:1", "--strategy", "ditto", "--compress", "int8", "--held-out", "0.2"]
+    words = [
+        "--partition",
+        "dirichlet:1",
+        "--strategy",
+        "ditto",
+        "--byzantine",
+        "0.2",
+        "--attack",
+        "nan",
+        "--compress",
+        "int8",
+        "--held-out",
+        "0.2",
+    ]
     said = edgeml("federate", wine, "--simulate", 6, *words, "--json")
     assert said.code == 0, said.err
     told = said.json
@@ -41,6 +54,7 @@ def test_rounds_over_virtual_devices_and_their_report(edgeml: Command, wine: Pat
     assert page.read_text(encoding="utf-8").lstrip().startswith("<!doctype html>")
     assert json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))["rounds"] == told["rounds"]
     assert said.err.count("round ") >= 6, "a line a round when piped"
+    assert said.err.count("not taken: ") == 6 and all(len(done["participants"]) == 5 for done in told["rounds"])
 
     again = edgeml("federate", wine, "--simulate", 6, *words)
     assert again.code == 0 and "6 rounds of 6 devices" in again.out and str(page) in again.out
