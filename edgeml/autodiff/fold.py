@@ -1,16 +1,20 @@
-"""What a graph computes from constants and known shapes becomes constant: rules need axes and sizes as numbers."""
+"""What a graph computes from whole numbers and known shapes becomes constant: rules need axes and sizes as numbers.
+
+Constants of floats stay as they are: they may be parameters.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import numpy as np
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from edgeml.autodiff.shapes import Shape, infer
 
-MOST = 4096  # elements: what is larger is a weight, not a shape
+MOST = 4096  # elements: what is larger is no shape
+WHOLE = {TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL}
 NEVER = {"RandomNormal", "RandomUniform", "Multinomial", "Loop", "Scan", "If"}
 
 
@@ -22,14 +26,18 @@ def fold(model: ModelProto) -> None:
 
 def _once(model: ModelProto) -> bool:
     known = infer(model)
-    constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if np.prod(t.dims) <= MOST}
+    constants = {
+        t.name: numpy_helper.to_array(t)
+        for t in model.graph.initializer
+        if t.data_type in WHOLE and np.prod(t.dims) <= MOST
+    }
     results = {value.name for value in model.graph.output}
     kept, found = [], False
     for node in model.graph.node:
         value = None
         if len(node.output) == 1 and node.output[0] not in results and node.domain in ("", "ai.onnx"):
             value = _value(node, constants | _shaped(node, known.shapes), model)
-        if value is None or value.size > MOST:
+        if value is None or value.dtype.kind not in "iub" or value.size > MOST:
             kept.append(node)
             continue
         found = True

@@ -14,6 +14,7 @@ import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
 from edgeml.autodiff.builder import attributes
+from edgeml.autodiff.fold import fold
 
 PREFIX = "ad.turn"
 
@@ -33,8 +34,10 @@ class _Scope:
 def close(model: ModelProto) -> None:
     """Write the loops of `model`, and those inside them, as Scans whose bodies read nothing but their inputs.
 
-    Of a branch whose condition is a constant, what it comes to takes its place.
+    Of a branch whose condition follows from constants and shapes, what it comes to takes its place.
     """
+    lift_constants(model.graph)
+    fold(model)
     _close(model.graph, {}, iter(range(10**9)))
 
 

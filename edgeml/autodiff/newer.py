@@ -11,8 +11,6 @@ from onnx import ModelProto, NodeProto, defs, helper
 from onnx.inliner import inline_selected_functions
 
 from edgeml.autodiff.builder import describe
-from edgeml.autodiff.fold import fold
-from edgeml.autodiff.loops import lift_constants
 from edgeml.errors import UnsupportedModel
 
 
@@ -29,9 +27,6 @@ def spelled_out(model: ModelProto, newest: int) -> ModelProto:
     for entry in written.opset_import:
         if entry.domain in ("", "ai.onnx"):
             entry.version = newest
-    if later:
-        lift_constants(written.graph)
-        fold(written)
     try:
         onnx.checker.check_model(written)
     except onnx.checker.ValidationError as error:

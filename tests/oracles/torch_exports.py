@@ -1,7 +1,7 @@
 """Small networks of torch as ONNX files, with torch's own float64 gradients of their inputs.
 
 torch_exports.py FOLDER: run by a Python that has torch, onnx and onnxscript, nothing of edgeml. Writes NAME.onnx and
-NAME.npz (`in.<input>`, `seed`, `d.<input>`) for every network and both exporters, or prints {NAME: why not}
+NAME.npz (`in.<input>`, `y`, `seed`, `d.<input>`) for every network and both exporters, or prints {NAME: why not}
 """
 
 import copy
@@ -185,14 +185,14 @@ of("fold", lambda x: F.fold(x, (5, 5), (2, 2)), (1, 8, 16))
 of("cross entropy", lambda x: F.cross_entropy(x, torch.tensor([0, 2, 5]), weight=torch.arange(1.0, 7.0)), ROWS)
 of("smoothed cross entropy", lambda x: F.cross_entropy(x, torch.tensor([0, 2, 5]), label_smoothing=0.1), ROWS)
 of("nll", lambda x: F.nll_loss(x.log_softmax(-1), torch.tensor([0, 2, 5])), ROWS)
-of("binary", lambda x, y: F.binary_cross_entropy_with_logits(x, y.sigmoid().detach()), ROWS, ROWS)
+of("binary", lambda x, y: F.binary_cross_entropy_with_logits(x, y.sigmoid()), ROWS, ROWS)
 of(
     "regressions",
     lambda x, y: F.mse_loss(x, y) + F.l1_loss(x, y) + F.huber_loss(x, y) + F.smooth_l1_loss(x, y),
     ROWS,
     ROWS,
 )
-of("divergence", lambda x, y: F.kl_div(x.log_softmax(-1), y.softmax(-1).detach(), reduction="batchmean"), ROWS, ROWS)
+of("divergence", lambda x, y: F.kl_div(x.log_softmax(-1), y.softmax(-1), reduction="batchmean"), ROWS, ROWS)
 of("hinges", lambda x: F.multi_margin_loss(x, torch.tensor([0, 2, 5])) if False else F.relu(1 - x).mean(), ROWS)
 of(
     "embedded",
@@ -210,7 +210,7 @@ def _cells(cell, x):
 
 
 def gradients(module, inputs):
-    """Return the answer's seed and the inputs' gradients, in float64."""
+    """Return the answer, its gradient, and the inputs' gradients, in float64."""
     wide = copy.deepcopy(module).double()
     given = [one.double().requires_grad_() for one in inputs]
     torch.set_default_dtype(torch.float64)
@@ -220,7 +220,7 @@ def gradients(module, inputs):
         torch.set_default_dtype(torch.float32)
     seed = torch.from_numpy(np.random.default_rng(1).normal(size=tuple(y.shape)).astype(np.float32))
     found = torch.autograd.grad(y, given, seed.double(), allow_unused=True)
-    return seed, [torch.zeros_like(one) if grad is None else grad for one, grad in zip(given, found, strict=True)]
+    return y, seed, [torch.zeros_like(one) if grad is None else grad for one, grad in zip(given, found, strict=True)]
 
 
 def export(name, exporter, folder):
@@ -229,7 +229,7 @@ def export(name, exporter, folder):
     module = make().eval()
     inputs = tuple(torch.randn(shape) for shape in shapes)
     names = [f"x{i}" for i in range(len(inputs))]
-    seed, slopes = gradients(module, inputs)
+    y, seed, slopes = gradients(module, inputs)
     stem = folder / f"{exporter}.{name.replace(' ', '_').replace(',', '')}"
     options = (
         {"dynamo": True, "external_data": False, "verbose": False}
@@ -239,7 +239,7 @@ def export(name, exporter, folder):
     torch.onnx.export(module, inputs, f"{stem}.onnx", input_names=names, output_names=["y"], **options)
     arrays = {f"in.{n}": one.numpy() for n, one in zip(names, inputs, strict=True)}
     arrays |= {f"d.{n}": grad.numpy() for n, grad in zip(names, slopes, strict=True)}
-    np.savez(f"{stem}.npz", seed=seed.numpy(), **arrays)
+    np.savez(f"{stem}.npz", y=y.detach().numpy(), seed=seed.numpy(), **arrays)
 
 
 def main():
