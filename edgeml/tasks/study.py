@@ -110,7 +110,10 @@ class Inquiry:
                 raise DataError(f"the sum of {name!r} must be {shape} finite numbers, and is {array.shape}: {array!r}")
             given[name] = array
         assert isinstance(self.at, Question)
-        return replace(self, at=self.at.then(given), rounds=self.rounds + 1)
+        try:
+            return replace(self, at=self.at.then(given), rounds=self.rounds + 1)
+        except np.linalg.LinAlgError as error:
+            raise DataError(f"the sums of round {self.rounds + 1} lead nowhere ({error}): no rows give such") from error
 
     def result(self) -> Any:
         """Return the answer; raise UserError while questions are open."""

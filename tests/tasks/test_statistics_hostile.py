@@ -177,6 +177,30 @@ def test_targets_that_a_distribution_cannot_have_are_left_out(estimator: Any) ->
     assert "3 rows were left out" in done.notes[0]
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", FAMILIES)
+@settings(max_examples=12)
+@given(seed=st.integers(0, 2**32), size=st.sampled_from([1e-300, 1.0, 1e6, 1e300]), sign=st.booleans())
+def test_sums_that_no_rows_could_have_given_end_in_an_error_or_in_numbers(
+    name: str, seed: int, size: float, sign: bool
+) -> None:
+    shape = CASES[name][0].shape(FAMILIES[name].target)
+    current = study(CASES[name][0].estimator, features=shape.features, classes=shape.classes)
+    rng = np.random.default_rng(seed)
+    try:
+        for _ in range(4):
+            if current.done:
+                break
+            of = current.task().outputs
+            made = {key: size * rng.normal(size=dims) for key, (_dtype, dims) in of.items()}
+            current = current.take(made if sign else {key: np.abs(value) for key, value in made.items()})
+    except DataError:
+        return
+    if current.done:
+        learned = [np.asarray(getattr(current.result(), key)) for key in FAMILIES[name].learned]
+        assert not any(np.isnan(value).any() for value in learned if value.dtype.kind == "f")
+
+
 NUMBERS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 

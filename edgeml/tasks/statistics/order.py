@@ -19,9 +19,11 @@ from onnx import TensorProto
 from edgeml.artifacts import Task
 from edgeml.errors import DataError
 from edgeml.tasks.program import Columns, Program
+from edgeml.tasks.statistics.fitted import IMPOSSIBLE
 from edgeml.tasks.study import Answer, Question, Sums
 
 EDGES = 1023  # per column and round, 8 KB: float32 takes 4 to 5 rounds, float64 8 to 10
+MOST = 2.0**53  # whole numbers beyond are not told apart
 _BITS = EDGES.bit_length()
 _INTS = {"float32": np.int32, "float64": np.int64}
 Method = Literal["linear", "averaged_inverted_cdf", "inverted_cdf"]
@@ -71,7 +73,7 @@ def order_statistics(
     task = _counting(columns, source)
 
     def first(edges: list[list[int]], sums: Sums) -> Next:
-        counts = sums["counts"].sum(axis=1)
+        counts = _counts(sums).sum(axis=1)
         if not counts.all():
             empty = np.flatnonzero(counts == 0).tolist()
             raise DataError(f"columns {empty} have no number on any device: leave them out")
@@ -86,13 +88,20 @@ def order_statistics(
     return Question(_with(task, edges, columns), lambda sums: first(edges, sums))
 
 
+def _counts(sums: Sums) -> np.ndarray:
+    counts = sums["counts"]
+    if (counts < 0).any() or (counts != np.round(counts)).any() or counts.sum() > MOST:
+        raise DataError(f"counts that are negative, broken or above {MOST:.0e}: {IMPOSSIBLE}")
+    return counts
+
+
 def _ask(state: list[Column], columns: Columns, task: Task, *, then: Callable[[np.ndarray], Next]) -> Next:
     edges = [column.edges() for column in state]
     if not any(edges):
         return then(np.array([[number_at(low, columns.numbers) for low in column.low] for column in state]))
 
     def narrow(sums: Sums) -> Next:
-        below = np.cumsum(sums["counts"], axis=1)
+        below = np.cumsum(_counts(sums), axis=1)
         closer = [
             column.narrowed(own, below[f, : len(own)]) for f, (column, own) in enumerate(zip(state, edges, strict=True))
         ]
