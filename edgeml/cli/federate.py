@@ -11,7 +11,7 @@ from edgeml.cli.screen import Rounds, Screen, json_option, registry_option, show
 
 SIMULATED = ("partition", "attack", "byzantine", "stragglers", "silent", "held_out", "workers", "per_round")
 PRIVATE = ("where", "clip_norm", "noise", "adapt", "sampling", "max_epsilon")
-IN_FLEET = ("selector", "target", "spread", "buffer", "family")
+IN_FLEET = ("selector", "target", "spread", "buffer", "family", "max_abandoned", "alone")
 FLEET = {"rounds": 5, "min_devices": 2, "local_epochs": 1, "batch_size": 16, "learning_rate": 0.05, "momentum": 0.9}
 
 
@@ -45,6 +45,10 @@ FLEET = {"rounds": 5, "min_devices": 2, "local_epochs": 1, "batch_size": 16, "le
 @click.option("--spread", type=click.FloatRange(0), help="In a fleet: deadlines of median + SPREAD deviations.")
 @click.option("--async", "buffer", type=click.IntRange(1), metavar="K", help="In a fleet: a step at every K updates.")
 @click.option("--family", help="In a fleet: fitted exactly by sums, in place of training; see docs/exact.md.")
+@click.option(
+    "--max-abandoned", type=click.IntRange(1), help="In a fleet: rounds without a quorum in a row.  [default: 3]"
+)
+@click.option("--alone", is_flag=True, default=None, help="In a fleet: do not ask it how well a candidate does there.")
 @click.option("--partition", help="Simulated: iid, dirichlet:A, shards:K, or a column.  [default: iid]")
 @click.option("--per-round", type=click.IntRange(0), help="Simulated: devices asked in each round.  [default: all]")
 @click.option("--stragglers", type=click.FloatRange(0, 1), help="Simulated: share that has time for a few epochs.")
@@ -64,7 +68,8 @@ def federate(model: str, devices: int | None, wait: bool, registry_path: Path, a
     asked = _privately({name: value for name, value in given.items() if value is not None})
     if devices is not None:
         if extra := [name for name in IN_FLEET if name in asked]:
-            raise click.UsageError(f"--{extra[0].replace('buffer', 'async')} is for a fleet, not for --simulate")
+            named = {"buffer": "async", "selector": "to"}.get(extra[0], extra[0].replace("_", "-"))
+            raise click.UsageError(f"--{named} is for a fleet, not for --simulate")
         summary = _simulate(Path(model), devices, asked)
     else:
         if extra := [name for name in SIMULATED if name in asked]:
@@ -121,6 +126,8 @@ def _nested(asked: dict[str, Any]) -> dict[str, Any]:
     found = asked | ({"cohort": about} if about else {})
     if "spread" in found:
         found["patience"] = {"spread": found.pop("spread")}
+    if found.pop("alone", False):
+        found["ask_fleet"] = False
     if "buffer" in found:
         found |= {"mode": "async", "buffer": {"size": found["buffer"]}}
     return found

@@ -61,7 +61,7 @@ def opinion(findings: Findings, metric: str, task: ModelTask) -> Opinion:
     if finding.result is None:
         return Opinion(
             {"fleet_evaluation": None},
-            against=f"the fleet was asked and did not answer: {finding.why}; ask with ask_fleet off to do without",
+            against=f"the fleet was asked and did not answer: {finding.why}; edgeml federate --alone does without",
         )
     return _judge(finding, metric if metric in finding.result.gains else FALLBACK[task])
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
 
+from edgeml.registry import Heartbeat, Registry
 from tests.cli.conftest import Command
+from tests.server.agents import a_release
 
 PROJECT = """\
 name: wine
@@ -75,9 +79,24 @@ def test_rounds_over_virtual_devices_and_their_report(edgeml: Command, wine: Pat
         (["--simulate", "4", "--private", "server", "--noise", "0"], 1, "noise 0.0: choose a number above 0"),
         (["--simulate", "4", "--private", "device", "--compress", "sign"], 1, "exclude each other"),
         (["--partition", "iid"], 2, "--partition is for --simulate N"),
+        (["--simulate", "4", "--async", "3"], 2, "--async is for a fleet, not for --simulate"),
+        (["--simulate", "4", "--to", "all"], 2, "--to is for a fleet, not for --simulate"),
         (["--strategy", "fedper"], 1, "fedper and release exclude each other"),
     ],
 )
 def test_what_cannot_be_is_one_line(edgeml: Command, wine: Path, words: list[str], code: int, message: str) -> None:
     said = edgeml("federate", wine, *words)
     assert said.code == code and message in said.error, said.err
+
+
+def test_what_is_about_the_cohort_arrives_where_a_federation_wants_it(edgeml: Command, tmp_path: Path) -> None:
+    path = tmp_path / "registry"
+    registry = Registry.open(path)
+    registry.add_release(a_release(), summary={}, run_dir="")
+    registry.fleet.beat(Heartbeat(pid=os.getpid(), host="127.0.0.1", port=1883, time=time.time() + 60))
+    words = ["--to", "board:pi", "--target", 5, "--spread", 3, "--async", 4, "--alone", "--max-abandoned", 2]
+    said = edgeml("federate", "toy", *words, "--registry", path, "--json")
+    assert said.code == 0, said.err
+    options = registry.federation(said.json["federation"]).options
+    assert (options.cohort.selector, options.cohort.target, options.patience.spread) == ("board:pi", 5, 3.0)
+    assert (options.mode, options.buffer.size, options.ask_fleet, options.max_abandoned) == ("async", 4, False, 2)
