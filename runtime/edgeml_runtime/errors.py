@@ -8,6 +8,8 @@
     |- ShapeMismatch        rows that do not fit the model
     |- ModelRefused         a model that this device cannot load, or that answers wrongly here
     |- TaskRefused          a task that the owner's policy or the data at hand forbids
+    |  |- Unfit             its answer for made-up rows says too much about single ones
+    |  `- NotFinite         its answer has NaN or infinite numbers
     |- StorageFull          the disk is full; nothing was changed
     `- AgentRefused         the agent cannot start or go on as it was asked to
 
@@ -53,6 +55,18 @@ class ModelRefused(DeviceError):
 
 class TaskRefused(DeviceError):
     exit_code = 3
+
+    @property
+    def reason(self) -> str:
+        return TaskRefused.__name__  # reports do not tell its kinds apart; the sentence does
+
+
+class Unfit(TaskRefused):
+    pass
+
+
+class NotFinite(TaskRefused):
+    pass
 
 
 class StorageFull(DeviceError):

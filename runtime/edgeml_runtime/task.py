@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edgeml_runtime.errors import ShapeMismatch, TaskRefused
+from edgeml_runtime.errors import NotFinite, ShapeMismatch, TaskRefused
 from edgeml_runtime.session import Session
 from edgeml_runtime.wire.manifest import TensorSpec
 from edgeml_runtime.wire.tasks import (
@@ -207,14 +207,6 @@ def _check_finite(update: Arrays, keep: Arrays, metrics: Mapping[str, float], *,
             f"training diverged here: {broken} numbers of the update are NaN or infinite; lower the learning rate"
         )
     raise NotFinite(f"{broken} numbers of the answer are NaN or infinite, and all rows are finite: too large for it")
-
-
-class NotFinite(TaskRefused):
-    """An answer has NaN or infinite numbers."""
-
-    @property
-    def reason(self) -> str:
-        return TaskRefused.__name__
 
 
 def _broken(local: Arrays) -> int:

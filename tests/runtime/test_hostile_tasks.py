@@ -216,7 +216,7 @@ UPDATES: Mapping[str, tuple[bytes, str]] = {
         ),
         "output 'delta.w' follows single rows",
     ),
-    "an update with the rows added to it": (
+    "an update that is a slice of rows": (
         a_graph(
             [
                 *HONEST,
@@ -227,7 +227,7 @@ UPDATES: Mapping[str, tuple[bytes, str]] = {
             ("loss.before", FLOAT, []),
             inputs=TRAINING,
         ),
-        "output 'delta.w' follows single rows",
+        r"output 'delta.w' came as \(64, 2\) and was declared as \(64, 10\)",
     ),
     "a loss that is a cell": (
         a_graph(
