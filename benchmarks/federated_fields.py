@@ -11,6 +11,7 @@ Kept in results/ part by part.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import gzip
 import json
@@ -26,6 +27,7 @@ import pandas as pd
 
 from benchmarks.simulated import network, pooled, regressor
 from edgeml.artifacts import Rows
+from edgeml.errors import UserError
 from edgeml.federated import CohortOptions, Plan
 from edgeml.federated.partition import partition
 from edgeml.simulation import Fleet, simulate
@@ -131,7 +133,8 @@ def measure(field: Field) -> dict[str, Any]:
     for name in ("centralized", *field.strategies):
         began, tried = time.perf_counter(), dict[float, float]()
         for rate in field.rates:
-            tried[rate] = _run(told, field.plan, name, rate, passes=asked)
+            with contextlib.suppress(UserError):  # it diverged
+                tried[rate] = _run(told, field.plan, name, rate, passes=asked)
         best = (min if down else max)(tried, key=lambda rate: tried[rate])
         reached = _run(fleet, field.plan, name, best, passes=asked)
         found[name] = {"rate": best, fleet.metric: reached, "seconds": round(time.perf_counter() - began, 1)}

@@ -16,6 +16,8 @@ SCRIPTS = {  # script -> what it shows
     "training_step": "Training compiled to ONNX",
     "exact_statistics": "Estimators learned by sums over devices",
     "federated_round": "A federated round",
+    "federated_shapes": "Published shapes of federated learning",
+    "federated_scale": "Simulated fleets as they grow",
     "passes": "What graph passes gain",
     "smaller": "Variants with fewer parts",
     "recurrent": "Recurrent layers",

@@ -83,23 +83,25 @@ class Household:
                 parameters=parameters,
                 kept=self.kept.get(call.device),
             )
+            body = self._packed(call, answer.update, offer)
         except DeviceError as error:
             return Reply(call.device, len(rows), refused=str(error))
         self.kept[call.device] = answer.keep
-        update = answer.update
+        told = {**answer.metrics, "seconds": time.perf_counter() - began}
+        return Reply(call.device, answer.rows, body, told)
+
+    def _packed(self, call: Call, update: Arrays, offer: TaskOffer) -> bytes:
+        """Return `update` as it travels; what compression loses is kept for the next round."""
         if call.attack:
             rng = np.random.default_rng(call.seed)
             update = {name: ATTACKS[call.attack](array, rng).astype(array.dtype) for name, array in update.items()}
         if offer.clip_norm:
             update = bounded(update, offer)
-        told = {**answer.metrics, "seconds": time.perf_counter() - began}
-        return Reply(call.device, answer.rows, self._packed(call.device, update, offer.compress), told)
-
-    def _packed(self, device: str, update: Arrays, spec: str) -> bytes:
-        if not spec:
+        if not offer.compress:
             return tensors.pack(update)
-        encoded = compress.encode(update, spec, residual=self.residual.get(device), rng=np.random.default_rng(0))
-        self.residual[device] = encoded.residual
+        rng = np.random.default_rng(call.seed)
+        encoded = compress.encode(update, offer.compress, residual=self.residual.get(call.device), rng=rng)
+        self.residual[call.device] = encoded.residual
         return tensors.pack(encoded.arrays)
 
     def judge(self, model: OnnxModel, parameters: Arrays, *, kind: ModelTask, metric: str) -> list[Judged]:

@@ -220,6 +220,8 @@ def scores(fleet: Fleet, parameters: Mapping[str, np.ndarray]) -> dict[str, floa
     """Return the metric and the loss of the shared model on the server's rows."""
     loss = "log_loss" if fleet.kind == "classification" else "rmse"
     answers = verify.run_answers(graph.set_initializers(fleet.model, parameters), Rows(fleet.valid.inputs), fleet.kind)
+    if not np.all(np.isfinite(answers.scores)):
+        raise UserError("the shared model's answers are not finite: it diverged; lower the learning rate or mu")
     assert fleet.valid.target is not None, "rows to judge on have a target"
     found = metrics.evaluate(fleet.kind, fleet.valid.target, answers, [fleet.metric, loss])
     return {"metric": found[fleet.metric], "loss": found[loss] if loss == "log_loss" else found[loss] ** 2}

@@ -17,7 +17,7 @@ import pytest
 
 from edgeml.artifacts import OnnxModel, Rows
 from edgeml.errors import UserError
-from edgeml.federated import STRATEGIES, Believe, CohortOptions, Plan
+from edgeml.federated import STRATEGIES, Believe, CohortOptions, Plan, ServerStep
 from edgeml.federated.partition import partition
 from edgeml.simulation import ATTACKS, Conditions, Fleet, Simulated, simulate
 from tests.federated.test_federation import (
@@ -141,6 +141,16 @@ def test_compressed_updates_take_fewer_bytes_and_still_learn(compress: str, shar
     plain, found = run(), run(compress=compress)
     assert found.rounds[-1].bytes_up < share * plain.rounds[-1].bytes_up
     assert found.rounds[-1].loss < found.before["loss"]
+
+
+def test_a_liar_that_cannot_compress_its_lie_takes_no_part() -> None:
+    found = run(Conditions(byzantine=0.2, attack="nan"), compress="int8")
+    assert all(done.refused.keys() == found.liars and len(done.participants) == 8 for done in found.rounds)
+
+
+def test_a_model_that_diverged_is_said_in_one_sentence() -> None:
+    with pytest.raises(UserError, match="diverged; lower the learning rate"):
+        run(server=ServerStep(rate=1e38))
 
 
 def test_a_round_below_its_quorum_is_abandoned_and_the_federation_gives_up() -> None:
