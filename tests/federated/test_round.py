@@ -199,9 +199,9 @@ class RoundMachine(RuleBasedStateMachine):
 
     devices = st.sampled_from(["a", "b", "c", "d", "stranger"])
 
-    @initialize(quorum=st.integers(1, 4))
-    def open(self, quorum: int) -> None:
-        self.round = a_round(cohort=frozenset("abcd"), quorum=quorum)
+    @initialize(quorum=st.integers(1, 4), enough=st.integers(1, 4))
+    def open(self, quorum: int, enough: int) -> None:
+        self.round = a_round(cohort=frozenset("abcd"), quorum=quorum, target=enough)
         self.now, self.calls, self.taken = 0.0, 0, set[str]()
         self.ended: Any = None
 
@@ -244,7 +244,7 @@ class RoundMachine(RuleBasedStateMachine):
             reached = len(outcome.updates) >= self.round.quorum
             assert (outcome.state is State.CLOSED) == reached == (outcome.error is None)
         else:
-            assert self.now < self.round.deadline
+            assert self.now < self.round.deadline and len(self.round.updates) < self.round.target
             assert len(self.round.updates) + len(self.round.refused) < 4
 
 
