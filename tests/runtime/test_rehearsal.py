@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from onnx import helper
+from sklearn.datasets import load_diabetes, load_wine
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from edgeml import tasks
 from edgeml.artifacts import Rows as Table
 from edgeml.artifacts import Task
 from edgeml.autodiff import SGD, Shaping, training_step
+from edgeml.convert import open_room
 from edgeml.graph import random_rows
 from edgeml.quantize import calibration_points
 from edgeml.tasks import Local, boosting
@@ -99,6 +106,27 @@ def test_calibration_passes_in_each_of_its_rounds() -> None:
     """Its outputs are marks: in which part of the range the extremes of a device are."""
     graph, tensors = calibration_points(an_mlp())
     pass_rounds(tasks.calibration(graph, tensors), random_rows(an_mlp(), 200), 5)
+
+
+@pytest.mark.parametrize(
+    ("load", "loss", "hidden"), [(load_wine, "softmax_cross_entropy", (2,)), (load_diabetes, "mae", (32, 16, 8))]
+)
+def test_networks_that_are_done_learning_pass_on_rows_like_those_of_their_release(
+    load: Any, loss: Any, hidden: tuple[int, ...]
+) -> None:
+    """Most rows no longer move a trained, narrow or deep net: its rehearsal must not take that for a theft."""
+    x, y = load(return_X_y=True)
+    network = (MLPClassifier if load is load_wine else MLPRegressor)(
+        hidden_layer_sizes=hidden, max_iter=300, random_state=0
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it might learn on
+        learned = make_pipeline(StandardScaler(), network).fit(x, y)
+    judged = open_room("sklearn").convert(learned, {"numeric": x.shape[1]}, source="test")
+    task = tasks.training(training_step(judged, loss=loss, optimizer=SGD(momentum=0.9)), epochs=2, batch_size=16)
+    examples = {"numeric": x[:: len(x) // 16][:16].astype(np.float32)}
+    layout: Layout = {"numeric": (x.shape[1:], False)}
+    rehearse(Play(Session(task.data), "training", {"lr": 0.05, "seed": 1.0}, task.parameters, layout, examples))
 
 
 def far_from_nought() -> Task:
