@@ -183,6 +183,8 @@ def noise(found: dict[str, Any], peer: str) -> tuple[float, float, str]:
     gaps = [one["fleet"] - one[peer] for one in found["trials"]]
     mean = statistics.mean(gaps)
     error = statistics.stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else float("inf")
+    if len(gaps) < 2:
+        return mean, error, "one trial, no verdict"
     verdict = "within noise" if abs(mean) <= max(2 * error, 1e-3) else WIN if mean > 0 else LOSS
     return mean, error, verdict
 

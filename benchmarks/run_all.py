@@ -18,6 +18,7 @@ SCRIPTS = {  # script -> what it shows
     "federated_round": "A federated round",
     "federated_shapes": "Published shapes of federated learning",
     "federated_scale": "Simulated fleets as they grow",
+    "boosting": "Trees boosted over a fleet",
     "passes": "What graph passes gain",
     "smaller": "Variants with fewer parts",
     "recurrent": "Recurrent layers",
