@@ -23,7 +23,8 @@ from edgeml.errors import UnsupportedModel
 DEFAULTS = {"LSTM": ("sigmoid", "tanh", "tanh"), "GRU": ("sigmoid", "tanh"), "RNN": ("tanh",)}
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 TURNS = (8, 5, 4, 3, 2)  # steps in one turn of a Scan, the first that divides their number
-REFUSED = ("clip", "input_forget", "layout", "activation_alpha", "activation_beta")
+KNOWN = ("sigmoid", "hardsigmoid", "tanh", "relu")
+REFUSED = ("clip", "input_forget", "layout")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class Direction:
     dh: str  # of the last h, beside dy
     dc: str  # of the last cell
     hidden: int
-    activations: tuple[str, ...]  # of the gates, then of the new values
+    activations: tuple[Activation, ...]  # of the gates, then of the new values
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def _layer(g: GraphBuilder, node: NodeProto, dys: Sequence[str | None]) -> Grads
 def _refuse(g: GraphBuilder, node: NodeProto) -> None:
     options = attributes(node)
     activations = [name.decode().lower() for name in options.get("activations", [])]
-    usual = set(activations) <= set(SLOPES)
+    usual = set(activations) <= set(KNOWN)
     odd = [name for name in REFUSED if options.get(name)]
     if not usual or odd or any(node.input[4:5]) or any(node.input[7:8]):
         what = ", ".join(odd) or (f"activations {activations}" if not usual else "sequence_lens or peepholes")
@@ -89,11 +90,47 @@ def _way(node: NodeProto) -> str:
     return str(attributes(node).get("direction", b"forward").decode())
 
 
-def _activations(node: NodeProto, index: int) -> tuple[str, ...]:
-    """Return the activations of one direction, in small letters."""
-    default = DEFAULTS[node.op_type]
-    given = [name.decode().lower() for name in attributes(node).get("activations", [])] or [*default, *default]
-    return tuple(given[index * len(default) :][: len(default)])
+@dataclass(frozen=True)
+class Activation:
+    """One activation of a layer, by its name in small letters; of a hard sigmoid also its slope and its middle."""
+
+    name: str
+    alpha: float = 0.2
+    beta: float = 0.5
+
+    def of(self, g: GraphBuilder, x: str) -> str:
+        if self.name == "hardsigmoid":
+            return g.op("HardSigmoid", x, alpha=self.alpha, beta=self.beta)
+        return g.op({"sigmoid": "Sigmoid", "tanh": "Tanh", "relu": "Relu"}[self.name], x)
+
+    def slope(self, g: GraphBuilder, y: str, *, like: str) -> str:
+        """Return the slope where the value is `y`."""
+        one = g.const(1, like=like)
+        if self.name == "sigmoid":
+            return g.op("Mul", y, g.op("Sub", one, y))
+        if self.name == "tanh":
+            return g.op("Sub", one, g.op("Mul", y, y))
+        if self.name == "relu":
+            return g.op("Sign", y)
+        zero = g.const(0, like=like)
+        inside = g.op("And", g.op("Greater", y, zero), g.op("Less", y, one))
+        return g.op("Where", inside, g.const(self.alpha, like=like), zero)
+
+
+def _activations(node: NodeProto, index: int) -> tuple[Activation, ...]:
+    """Return the activations of one direction; alphas and betas belong to the hard sigmoids, one after the other."""
+    default, options = DEFAULTS[node.op_type], attributes(node)
+    names = [name.decode().lower() for name in options.get("activations", [])] or [*default, *default]
+    found, hard = [], 0
+    for name in names:
+        given = {}
+        if name == "hardsigmoid":
+            for key in ("alpha", "beta"):
+                if values := options.get(f"activation_{key}", []):
+                    given[key] = values[hard] if hard < len(values) else values[-1]
+            hard += 1
+        found.append(Activation(name, **given))
+    return tuple(found[index * len(default) :][: len(default)])
 
 
 def _direction(
@@ -137,15 +174,15 @@ def _lstm(g: GraphBuilder, node: NodeProto, one: Direction) -> Found:
     pre = _gates(g, one, bias=g.op("Add", one.bw, one.br) if one.bw else "")
     i, o, f, c = g.ops("Split", pre, g.ints([one.hidden] * 4), outputs=4, axis=2)
     gate, fresh, out = one.activations
-    i, o, f, c = _act(g, gate, i), _act(g, gate, o), _act(g, gate, f), _act(g, fresh, c)
+    i, o, f, c = gate.of(g, i), gate.of(g, o), gate.of(g, f), fresh.of(g, c)
     g.dtypes[one.cell] = g.dtypes[one.x]
     turn = _turn_of(g, node)
     cells = _cells(g, one, f=f, news=g.op("Mul", i, c), turn=turn)
-    top = _act(g, out, cells)
-    through = g.op("Mul", o, SLOPES[out](g, top, one.x))
-    ki = g.op("Mul", c, SLOPES[gate](g, i, one.x))
-    kf = g.op("Mul", _shifted(g, one.cell, cells), SLOPES[gate](g, f, one.x))
-    ko, kc = g.op("Mul", top, SLOPES[gate](g, o, one.x)), g.op("Mul", i, SLOPES[fresh](g, c, one.x))
+    top = out.of(g, cells)
+    through = g.op("Mul", o, out.slope(g, top, like=one.x))
+    ki = g.op("Mul", c, gate.slope(g, i, like=one.x))
+    kf = g.op("Mul", _shifted(g, one.cell, cells), gate.slope(g, f, like=one.x))
+    ko, kc = g.op("Mul", top, gate.slope(g, o, like=one.x)), g.op("Mul", i, fresh.slope(g, c, like=one.x))
     slopes = g.op("Concat", ki, ko, kf, kc, axis=2)
     body = Body(g, "dh", "dc", "r", "through", "slopes", "f", *([] if one.last else ["dy"]))
     dh, dc, r, *given = body.inputs
@@ -200,7 +237,7 @@ def _one_by_one(g: GraphBuilder, sequence: str, turn: int) -> str:
 
 
 def _rnn(g: GraphBuilder, node: NodeProto, one: Direction) -> Found:
-    slope = SLOPES[one.activations[0]](g, one.h, one.x)
+    slope = one.activations[0].slope(g, one.h, like=one.x)
     step = Body(g, "dh", "r", "dy", "slope")
     dh, r, dy, slope_ = step.inputs
     dpre = step.op("Mul", step.op("Add", dy, dh), slope_)
@@ -219,16 +256,16 @@ def _gru(g: GraphBuilder, node: NodeProto, one: Direction) -> Found:
     r_zr, r_h = g.ops("Split", one.r, two, outputs=2, axis=0)
     b_zr, b_h = g.ops("Split", one.br, two, outputs=2, axis=0) if one.br else ("", "")
     pre = g.op("Add", x_zr, g.op("MatMul", one.hprev, _transposed(g, r_zr)))
-    gates = _act(g, one.activations[0], g.op("Add", pre, b_zr) if b_zr else pre)
+    gates = one.activations[0].of(g, g.op("Add", pre, b_zr) if b_zr else pre)
     z, r = g.ops("Split", gates, g.ints([size] * 2), outputs=2, axis=2)
     inner = one.hprev if after else g.op("Mul", r, one.hprev)
     product = g.op("MatMul", inner, _transposed(g, r_h))
     product = g.op("Add", product, b_h) if b_h else product
-    new = _act(g, one.activations[1], g.op("Add", x_h, g.op("Mul", r, product) if after else product))
+    new = one.activations[1].of(g, g.op("Add", x_h, g.op("Mul", r, product) if after else product))
     keep = g.op("Sub", g.const(1, like=one.x), z)
-    a = g.op("Mul", keep, SLOPES[one.activations[1]](g, new, one.x))
-    kz = g.op("Mul", g.op("Sub", one.hprev, new), SLOPES[one.activations[0]](g, z, one.x))
-    kr = g.op("Mul", product if after else one.hprev, SLOPES[one.activations[0]](g, r, one.x))
+    a = g.op("Mul", keep, one.activations[1].slope(g, new, like=one.x))
+    kz = g.op("Mul", g.op("Sub", one.hprev, new), one.activations[0].slope(g, z, like=one.x))
+    kr = g.op("Mul", product if after else one.hprev, one.activations[0].slope(g, r, like=one.x))
     step = Body(g, "dh", "rzr", "rh", "dy", "a", "kz", "kr", "z", "r")
     dh_, rzr, rh, dy, a_, kz_, kr_, z_, r_ = step.inputs
     dh = step.op("Add", dy, dh_)
@@ -284,37 +321,6 @@ def _weights(g: GraphBuilder, dpres: str, factor: str) -> str:
 
 def _transposed(g: GraphBuilder, name: str) -> str:
     return g.op("Transpose", name, perm=[1, 0])
-
-
-def _act(g: GraphBuilder, name: str, x: str) -> str:
-    return g.op({"sigmoid": "Sigmoid", "hardsigmoid": "HardSigmoid", "tanh": "Tanh", "relu": "Relu"}[name], x)
-
-
-def _sigmoid_slope(g: GraphBuilder, y: str, like: str) -> str:
-    return g.op("Mul", y, g.op("Sub", g.const(1, like=like), y))
-
-
-def _tanh_slope(g: GraphBuilder, y: str, like: str) -> str:
-    return g.op("Sub", g.const(1, like=like), g.op("Mul", y, y))
-
-
-def _hard_sigmoid_slope(g: GraphBuilder, y: str, like: str) -> str:
-    """0.2 between its ends: alpha and beta are the operator's own, others are refused."""
-    inside = g.op("And", g.op("Greater", y, g.const(0, like=like)), g.op("Less", y, g.const(1, like=like)))
-    return g.op("Where", inside, g.const(0.2, like=like), g.const(0, like=like))
-
-
-def _relu_slope(g: GraphBuilder, y: str, like: str) -> str:
-    return g.op("Sign", y)
-
-
-# the slope of an activation, from its value and a tensor of its type
-SLOPES: dict[str, Callable[[GraphBuilder, str, str], str]] = {
-    "sigmoid": _sigmoid_slope,
-    "tanh": _tanh_slope,
-    "hardsigmoid": _hard_sigmoid_slope,
-    "relu": _relu_slope,
-}
 
 
 def _one(g: GraphBuilder, name: str | None, index: int, *, axis: int = 0) -> str:

@@ -136,20 +136,29 @@ def layers(gates: int, *options: dict[str, Any], cell: bool = False) -> list[Cas
         more = {"b": normal(many, 8 * gates), "h": normal(many, 2, 4)} | ({"c": normal(many, 2, 4)} if cell else {})
         named = ("x", "w", "r", "b", "", "h", *(("c",) if cell else ()))
         known = ("w", "r")
+        if "HardSigmoid" in given.get("activations", ()):  # its kinks stay out of reach
+            weights, more = ({name: array / 4 for name, array in part.items()} for part in (weights, more))
         cases.append(Case({**weights, **more}, named, attributes={"hidden_size": 4, **given}, known=known))
         cases.append(Case(weights, attributes={"hidden_size": 4, **given}, known=known))
     return cases
 
 
+KERAS = {"activations": ["HardSigmoid", "Tanh", "Tanh"], "activation_alpha": [1 / 6], "activation_beta": [0.5]}
 WAYS = {"direction": "reverse"}, {"direction": "bidirectional"}
 LAYERS |= {
-    "LSTM": layers(4, *WAYS, {"activations": ["HardSigmoid", "Tanh", "Tanh"]}, cell=True),
+    "LSTM": layers(4, *WAYS, {"activations": ["HardSigmoid", "Tanh", "Tanh"]}, KERAS, cell=True),
     "GRU": layers(
         3,
         *WAYS,
         {"linear_before_reset": 1},
         {"linear_before_reset": 1, "direction": "bidirectional"},
         {"activations": ["Sigmoid", "Tanh", "HardSigmoid", "Tanh"], "direction": "bidirectional"},
+        {
+            "activations": ["HardSigmoid", "Tanh", "HardSigmoid", "Tanh"],
+            "activation_alpha": [0.12, 0.1],
+            "activation_beta": [0.4, 0.6],
+            "direction": "bidirectional",
+        },
     ),
     "RNN": [
         *layers(1, *WAYS),

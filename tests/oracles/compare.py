@@ -25,7 +25,7 @@ from tests.autodiff.case import Case
 from tests.autodiff.cases import CASES
 from tests.autodiff.graphs import a_model, gradient_model
 
-NEEDS = ("torch==2.13.0", "onnx-ad==0.3.0", "numpy>=2")
+NEEDS = ("torch==2.13.0", "onnx-ad==0.3.0", "onnxscript", "numpy>=2")
 HERE = Path(__file__).parent
 RESULT = HERE.parents[1] / "benchmarks/results/gradient_rules.json"
 FAR = 1e-4  # relative: beyond what rounding of float32 leaves

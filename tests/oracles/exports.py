@@ -1,6 +1,8 @@
 """What exports of small networks contain, and whether all of it has a gradient: torch, Keras and scikit-learn.
 
-python -m tests.oracles.exports    # writes benchmarks/results/operators.json and .md
+python -m tests.oracles.exports [FOLDER]    # writes benchmarks/results/operators.json and .md
+
+FOLDER keeps the exports of torch, and is not written again when it has them.
 """
 
 from __future__ import annotations
@@ -10,10 +12,12 @@ import os
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -34,7 +38,6 @@ from tests.oracles.compare import FAR, NEEDS, worst
 
 HERE = Path(__file__).parent
 RESULT = HERE.parents[1] / "benchmarks/results/operators.json"
-EXPORTER_NEEDS = ("onnx", "onnxscript")
 CARRIED = "carried along in front of the first layer"
 HEAD = """\
 # Operators that exports contain
@@ -61,8 +64,10 @@ def operators(model: ModelProto) -> set[str]:
     return {f"{node.domain}:{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type for node in nodes}
 
 
-def differentiate(model: ModelProto, shape: Sequence[int] | None = None) -> Differentiated:
-    """Return the gradients of the first output of floats, of this `shape`, for all inputs of floats and all weights.
+def differentiate(model: ModelProto, shape: Sequence[int] | None = None, *, inputs_too: bool = True) -> Differentiated:
+    """Return the gradients of the first output of floats, of this `shape`, for all weights and inputs of floats.
+
+    Without the inputs, what stands in front of the first weight is carried along, as in training.
 
     Raises UnsupportedModel for what has no gradient.
     """
@@ -73,16 +78,20 @@ def differentiate(model: ModelProto, shape: Sequence[int] | None = None) -> Diff
     close(model)
     g = GraphBuilder(model)
     kinds = (TensorProto.FLOAT, TensorProto.DOUBLE)
-    output = next(v.name for v in model.graph.output if g.dtypes.get(v.name, TensorProto.FLOAT) in kinds)
+    output = next((v.name for v in model.graph.output if g.dtypes.get(v.name, TensorProto.FLOAT) in kinds), "")
+    if not output:
+        raise UnsupportedModel("no output of floats")
     held = {tensor.name for tensor in model.graph.initializer}
     given = [v for v in model.graph.input if v.name not in held]
-    inputs = [v.name for v in given if g.dtypes[v.name] in kinds]
+    inputs = [v.name for v in given if g.dtypes[v.name] in kinds] if inputs_too else []
     try:
         weights = find_parameters(g, live(g.forward, [output]), None)
     except UnsupportedModel:  # there are none
+        if not inputs:
+            raise
         weights = []
     found = gradients(g, {output: "seed"}, [*inputs, *weights])
-    kept = {name: tensor for name, tensor in found.items() if tensor and name in inputs}
+    kept = {name: tensor for name, tensor in found.items() if tensor and (name in inputs or not inputs)}
     nodes = live([*g.forward, *g.nodes], [tensor for tensor in found.values() if tensor])
     nodes += [helper.make_node("Identity", [tensor], [f"d.{name}"]) for name, tensor in kept.items()]
     constants = [numpy_helper.from_array(array, name) for name, array in g.constants.items()]
@@ -159,6 +168,7 @@ def sklearn_exports() -> Iterator[tuple[str, ModelProto]]:
     from skl2onnx import to_onnx
     from sklearn import decomposition, linear_model, neural_network, pipeline, preprocessing
 
+    warnings.simplefilter("ignore")  # they need not converge
     rng = np.random.default_rng(0)
     x = rng.normal(size=(80, 5)).astype(np.float32)
     y, z = (x[:, 0] > 0).astype(int) + (x[:, 1] > 0), x @ rng.normal(size=(5, 2))
@@ -182,40 +192,42 @@ def sklearn_exports() -> Iterator[tuple[str, ModelProto]]:
     for scaler in scalers:
         whole = pipeline.make_pipeline(scaler, neural_network.MLPClassifier((4,), max_iter=5)).fit(x, y)
         yield f"{type(scaler).__name__}, MLPClassifier", to_onnx(whole, x[:1], options={"zipmap": False})
-    for regressor in (neural_network.MLPRegressor((4,), max_iter=5), linear_model.Ridge()):
+    for regressor in (neural_network.MLPRegressor(hidden_layer_sizes=(4,), max_iter=5), linear_model.Ridge()):
         yield type(regressor).__name__, to_onnx(regressor.fit(x, z), x[:1])
 
 
-def survey(python: Path) -> dict[str, object]:
+def survey(python: Path, folder: Path) -> dict[str, Any]:
     """Return the operators by exporter with how many exports hold each, the errors, and what was refused and why."""
     held: dict[str, Counter[str]] = defaultdict(Counter)
     nets: Counter[str] = Counter()
     errors: dict[str, float] = {}
     refused: dict[str, str] = {}
-    with tempfile.TemporaryDirectory() as name:
-        refused |= {f"{key} (export)": why for key, why in torch_exports(python, Path(name)).items()}
-        for path in sorted(Path(name).glob("*.onnx")):
-            exporter = f"torch {path.name.split('.')[0]}"
-            held[exporter].update(operators(onnx.load(path)))
-            nets[exporter] += 1
-            try:
-                errors[path.stem] = error_of(path)
-            except (UnsupportedModel, ModelRefused) as error:
-                refused[path.stem] = str(error)
+    told = folder / "refused.json"
+    if not told.exists():
+        told.write_text(json.dumps(torch_exports(python, folder)), encoding="utf-8")
+    refused |= {f"{key} (export)": why for key, why in json.loads(told.read_text(encoding="utf-8")).items()}
+    for path in sorted(folder.glob("*.onnx")):
+        exporter = f"torch {path.name.split('.')[0]}"
+        held[exporter].update(operators(onnx.load(path)))
+        nets[exporter] += 1
+        try:
+            errors[path.stem] = error_of(path)
+        except (UnsupportedModel, ModelRefused) as error:
+            refused[path.stem] = str(error)
     for exporter, made in (("Keras", keras_exports()), ("scikit-learn", sklearn_exports())):
         for net, model in made:
             held[exporter].update(operators(model))
             nets[exporter] += 1
             try:
-                differentiate(model)
+                differentiate(model, inputs_too=False)
             except (UnsupportedModel, ModelRefused) as error:
                 refused[f"{exporter}: {net}"] = str(error)
     return {"nets": nets, "operators": held, "errors": errors, "refused": refused}
 
 
-def table(found: Mapping[str, Mapping[str, Mapping[str, int]]], errors: Mapping[str, float]) -> str:
+def table(found: Mapping[str, Any]) -> str:
     """Return the page of results."""
-    held, nets = found["operators"], found["nets"]
+    held, nets, errors = found["operators"], found["nets"], found["errors"]
     names = sorted({operator for exporter in held.values() for operator in exporter})
     said = ", ".join(f"{count} of {name}" for name, count in nets.items())
     head = HEAD.format(
@@ -229,10 +241,11 @@ def table(found: Mapping[str, Mapping[str, Mapping[str, int]]], errors: Mapping[
 def main() -> None:
     python = os.environ.get("EDGEML_ORACLES_PYTHON")
     if not python:
-        sys.exit(f"set EDGEML_ORACLES_PYTHON to a Python that has {', '.join((*NEEDS, *EXPORTER_NEEDS))}")
-    found = survey(Path(python))
+        sys.exit(f"set EDGEML_ORACLES_PYTHON to a Python that has {', '.join(NEEDS)}")
+    with tempfile.TemporaryDirectory() as own:
+        found = survey(Path(python), Path(sys.argv[1] if len(sys.argv) > 1 else own))
     RESULT.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    RESULT.with_suffix(".md").write_text(table(found, found["errors"]), encoding="utf-8")  # type: ignore[arg-type]
+    RESULT.with_suffix(".md").write_text(table(found), encoding="utf-8")
 
 
 if __name__ == "__main__":

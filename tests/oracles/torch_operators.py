@@ -466,8 +466,17 @@ ACTIVATIONS = {
     "Sigmoid": torch.sigmoid,
     "Tanh": torch.tanh,
     "Relu": torch.relu,
-    "HardSigmoid": lambda x: (0.2 * x + 0.5).clamp(0, 1),
 }
+
+
+def _hard_sigmoids(o):
+    """Return the hard sigmoids of a layer in order, each with its own alpha and beta."""
+    names = o.get("activations") or []
+    count = names.count("HardSigmoid")
+    alphas, betas = (
+        list(o.get(f"activation_{key}") or [usual] * count) for key, usual in (("alpha", 0.2), ("beta", 0.5))
+    )
+    return [lambda x, a=a, b=b: (a * x + b).clamp(0, 1) for a, b in zip(alphas, betas, strict=True)]
 
 
 def _directions(a, o, cell, default):
@@ -478,8 +487,9 @@ def _directions(a, o, cell, default):
     answers = []
     for i in range(w.shape[0]):
         backwards = way == "reverse" or i == 1
-        names = (o.get("activations") or default * 2)[i * len(default) :][: len(default)]
-        acts = [ACTIVATIONS[one] for one in names]
+        hard = _hard_sigmoids(o)
+        every = [hard.pop(0) if n == "HardSigmoid" else ACTIVATIONS[n] for n in o.get("activations") or default * 2]
+        acts = every[i * len(default) :][: len(default)]
         steps = x.flip(0) if backwards else x
         bias = b[i] if b is not None else w.new_zeros(2 * w.shape[1])
         wb, rb = bias.chunk(2)
