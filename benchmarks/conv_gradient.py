@@ -27,7 +27,7 @@ from edgeml.autodiff import banded
 from edgeml.autodiff.backward import live
 from edgeml.autodiff.builder import GraphBuilder
 from edgeml.autodiff.convolution import BACKS, FORMS, back_of, form_of, turns
-from edgeml.autodiff.window import Layer, kernel_of, layer_of, window
+from edgeml.autodiff.window import Layer, Tensors, kernel_of, layer_of, window
 from edgeml_runtime.measure import environment
 
 HERE = Path(__file__).parent
@@ -79,7 +79,10 @@ def write(folder: Path, number: int, shape: Shape) -> dict[str, str]:
     """Write the graphs of every form for `shape` into `folder`; return which are chosen."""
     model, layer = prepared(shape)
     stem = f"{number:02d}"
-    for name, make in [*(("dw-" + n, f) for n, f in FORMS.items()), *(("dx-" + n, f) for n, f in BACKS.items())]:
+    makers = {f"dw-{n}": f for n, f in FORMS.items()} | {f"dx-{n}": f for n, f in BACKS.items()}
+    if banded.fits(layer):
+        makers |= {"y-conv": _plain, "y-banded": banded.forward}
+    for name, make in makers.items():
         if ("banded" in name and not banded.fits(layer)) or (name == "dx-turned" and not turns(layer)):
             continue
         g = GraphBuilder(model)
@@ -90,6 +93,13 @@ def write(folder: Path, number: int, shape: Shape) -> dict[str, str]:
     of = {"pads": layer.move.pads, "strides": layer.move.strides, "group": layer.move.group}
     (folder / f"{stem}.json").write_text(json.dumps(sizes | of), encoding="utf-8")
     return {"dw": f"dw-{form_of(layer)}", "dx": f"dx-{back_of(layer)}"}
+
+
+def _plain(g: GraphBuilder, layer: Layer, tensors: Tensors) -> str:
+    """The operator itself, its weight no constant."""
+    move = layer.move
+    options = {"strides": move.strides, "pads": move.pads, "group": move.group}
+    return g.op("Conv", tensors[0], tensors[2], **options)
 
 
 def _graph(model: ModelProto, g: GraphBuilder, made: str, layer: Layer) -> bytes:
@@ -137,7 +147,14 @@ def row(found: Mapping[str, Any]) -> str:
     return f"| {words(found['shape'])} | {' | '.join(cells)} | {choices} | {sum(picked) / sum(best):.2f} | {ratio} |"
 
 
-COLUMNS = [*(f"dw-{name}" for name in FORMS), *(f"dx-{name}" for name in BACKS), "torch dw", "torch dx"]
+COLUMNS = [
+    "y-conv",
+    "y-banded",
+    *(f"dw-{name}" for name in FORMS),
+    *(f"dx-{name}" for name in BACKS),
+    "torch dw",
+    "torch dx",
+]
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ SCRIPTS = {  # script -> what it shows
     "transfer": "Ten megabytes to a device",
     "training_step": "Training compiled to ONNX",
     "exact_statistics": "Estimators learned by sums over devices",
+    "conv_gradient": "Gradients of convolutions",
     "federated_round": "A federated round",
     "federated_shapes": "Published shapes of federated learning",
     "federated_scale": "Simulated fleets as they grow",

@@ -4,10 +4,11 @@
 
 The digits MLP 64-64-10 beside numpy and scikit-learn, step by step and whole epochs; then one step of five networks
 (benchmarks/training_nets.py) beside torch and Keras. Every turn times each contender once, in changing order, in one
-process and one thread, so that whatever else the machine does hits all alike; the tables show medians. torch lives in
+process and one thread, so that whatever else the machine does hits all alike; the tables show medians, of processor
+time for the networks. torch lives in
 an environment of its own, and is listed as not measured where there is none:
 
-    python -m venv TORCH && TORCH/bin/pip install torch==2.13.0 onnxruntime==1.32.0 numpy     EDGEML_TORCH_PYTHON
+    TORCH/bin/pip install torch==2.13.0 onnxruntime==1.32.0 numpy safetensors     EDGEML_TORCH_PYTHON=TORCH/bin/python
 
 Writes benchmarks/results/training_step.{json,md}.
 """
@@ -187,7 +188,10 @@ def nets_table(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the table of the five networks, ratios to the edgeml of the same process."""
     lines = ["", "## One step of five networks", ""]
     versions = {line["torch"] for line in found.get("torch", {}).values()}
-    lines += [f"torch {', '.join(sorted(versions)) or 'not measured'}; batches of 32, SGD with momentum.", ""]
+    lines += [
+        f"torch {', '.join(sorted(versions)) or 'not measured'}; batches of 32, SGD with momentum; processor time.",
+        "",
+    ]
     peers = {"torch": (EAGER, f"{EAGER}, fused optimizer", "torch.compile"), "keras": ("Keras",)}
     named = [(peer, label) for peer, labels in peers.items() for label in labels]
     lines += [f"| | edgeml, us | {' | '.join(f'{label}, us (ratio)' for _, label in named)} |"]

@@ -58,7 +58,8 @@ def weight_gradient(g: GraphBuilder, layer: Layer, tensors: Tensors) -> str:
     bands, move, channels = Bands(layer), layer.move, layer.outer
     width, out, step = layer.before[1], layer.after[1], move.strides[1]
     side = g.op("Reshape", _side(g, bands, x), g.ints([channels, -1, bands.stride * width]))
-    made = g.op("MatMul", g.op("Transpose", shifted(g, bands, dy), perm=[0, 2, 1]), side)
+    parts = [g.op("MatMul", g.op("Transpose", part, perm=[0, 2, 1]), side) for part in shifted(g, bands, dy)]
+    made = g.op("Concat", *parts, axis=1) if len(parts) > 1 else parts[0]
     count = len(bands.shifts)
     made = g.op("Reshape", made, g.ints([channels, count, out, bands.stride, width]))
     if bands.stride > 1:
@@ -80,7 +81,7 @@ def input_gradient(g: GraphBuilder, layer: Layer, tensors: Tensors) -> str:
     """Return dX, (rows, channels, height, width)."""
     _, dy, weight = tensors
     bands, channels, width = Bands(layer), layer.outer, layer.before[1]
-    made = g.op("MatMul", shifted(g, bands, dy), _band(g, bands, weight))
+    made = _summed(g, shifted(g, bands, dy), _band(g, bands, weight), rows=layer.after[1])
     made = g.op("Reshape", made, g.ints([channels, -1, bands.rows * bands.stride, width]))
     made = g.op("Transpose", made, perm=[1, 0, 2, 3])
     if bands.rows * bands.stride == layer.before[0]:
@@ -94,10 +95,9 @@ def forward(g: GraphBuilder, layer: Layer, tensors: Tensors) -> str:
     bands, channels = Bands(layer), layer.outer
     side = _side(g, bands, x)  # (channels, pictures, rows, stride x W_in)
     parts = _moved(g, side, [-q for q in bands.shifts], size=bands.rows, wanted=layer.after[0])
-    whole = g.op("Concat", *parts, axis=3) if len(parts) > 1 else parts[0]
     wide = bands.stride * layer.before[1]
-    whole = g.op("Reshape", whole, g.ints([channels, -1, len(parts) * wide]))
-    made = g.op("MatMul", whole, _band(g, bands, weight, upright=True))
+    parts = [g.op("Reshape", part, g.ints([channels, -1, wide])) for part in parts]
+    made = _summed(g, parts, _band(g, bands, weight, upright=True), rows=wide)
     made = g.op("Reshape", made, g.ints([channels, -1, *layer.after]))
     return g.op("Transpose", made, perm=[1, 0, 2, 3])
 
@@ -113,13 +113,20 @@ def _side(g: GraphBuilder, bands: Bands, x: str) -> str:
     return g.op("Reshape", side, g.ints([layer.outer, -1, bands.rows, bands.stride * layer.before[1]]))
 
 
-def shifted(g: GraphBuilder, bands: Bands, dy: str) -> str:
-    """Return B: the shifts of dY side by side, (channels, rows of all pictures, shifts x W_out)."""
+def shifted(g: GraphBuilder, bands: Bands, dy: str) -> list[str]:
+    """Return the parts of B: dY by each of the shifts, (channels, rows of all pictures, W_out)."""
     layer = bands.layer
     turned = g.op("Transpose", dy, perm=[1, 0, 2, 3])
     parts = _moved(g, turned, bands.shifts, size=layer.after[0], wanted=bands.rows)
-    whole = g.op("Concat", *parts, axis=3) if len(parts) > 1 else parts[0]
-    return g.op("Reshape", whole, g.ints([layer.outer, -1, len(parts) * layer.after[1]]))
+    return [g.op("Reshape", part, g.ints([layer.outer, -1, layer.after[1]])) for part in parts]
+
+
+def _summed(g: GraphBuilder, parts: Sequence[str], matrix: str, *, rows: int) -> str:
+    """Return the parts side by side times `matrix`, of which each takes `rows` rows: laying them so would cost more."""
+    if len(parts) == 1:
+        return g.op("MatMul", parts[0], matrix)
+    own = g.ops("Split", matrix, g.ints([rows] * len(parts)), outputs=len(parts), axis=1)
+    return g.op("Sum", *(g.op("MatMul", part, rest) for part, rest in zip(parts, own, strict=True)))
 
 
 def _moved(g: GraphBuilder, name: str, shifts: Sequence[int], *, size: int, wanted: int) -> list[str]:

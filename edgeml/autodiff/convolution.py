@@ -7,6 +7,7 @@ shape: benchmarks/conv_gradient.py measures them, and `form_of` chooses.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -21,7 +22,8 @@ from edgeml.errors import UnsupportedModel
 Form = Literal["swapped", "taps", "banded"]
 Back = Literal["spread", "turned", "banded"]
 Make = Callable[[GraphBuilder, Layer, Tensors], str]
-NARROW = 32  # positions of the last axis up to which a banded matrix is worth its zeros
+NARROW, THIN = 16, 8  # positions of the last axis up to which a banded matrix is worth its zeros: for dW, for dX and Y
+FEW, SMALL, MANY = 3, 16, 25  # channels in, positions, taps: up to (from) so many one convolution beats a product a tap
 
 
 @vjp("Conv", refuses="a kernel of unknown size; automatic padding of unknown sizes")
@@ -37,7 +39,7 @@ def conv(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
         inner = int(g.shapes[w][1] or 0)
         dw = FORMS[form_of(layer)](g, layer, (x, dy, w)) if layer else exchanged(g, x, dy, move=move, inner=inner)
     db = g.op("ReduceSum", dy, g.ints([0, *move.axes]), keepdims=0) if len(node.input) > 2 else None
-    if layer and w in g.active and form_of(layer) == "banded":
+    if layer and w in g.active and _thin(layer):
         _go_forward_banded(g, layer, node)
     return (dx, dw, db)[: len(node.input)]
 
@@ -52,18 +54,24 @@ def _go_forward_banded(g: GraphBuilder, layer: Layer, node: NodeProto) -> None:
 
 def form_of(layer: Layer) -> Form:
     """Return the form of dW that is fastest for `layer`."""
+    move = layer.move
     if banded.fits(layer) and layer.after[1] <= NARROW:
         return "banded"
-    if layer.inner * layer.move.group == 1 and set(layer.move.strides) == {1}:
-        return "swapped"
-    return "taps"
+    if move.group > 1 or math.prod(move.kernel) == 1:
+        return "taps"
+    small = layer.inner <= FEW or math.prod(layer.after) <= SMALL
+    return "swapped" if small or max(move.strides) > 1 or math.prod(move.kernel) >= MANY else "taps"
 
 
 def back_of(layer: Layer) -> Back:
     """Return the form of dX that is fastest for `layer`."""
-    if banded.fits(layer) and layer.after[1] <= NARROW:
+    if _thin(layer):
         return "banded"
-    return "turned" if turns(layer) and layer.move.group == 1 else "spread"
+    return "turned" if turns(layer) and math.prod(layer.move.kernel) == 1 else "spread"
+
+
+def _thin(layer: Layer) -> bool:
+    return banded.fits(layer) and layer.after[1] <= THIN
 
 
 def _swapped(g: GraphBuilder, layer: Layer, tensors: Tensors) -> str:

@@ -49,7 +49,7 @@ def by_taps(g: GraphBuilder, layer: Layer, tensors: Tensors) -> str:
     turned = _cut(g, turned, start=0, last=last)
     in_turn = (_cut(g, phases[tap.phase], start=tap.shift, last=last) for tap in taps)  # each makes room for the next
     each, inner = layer.outer // group, layer.inner
-    if inner > FEW:
+    if inner > FEW or (group > 1 and inner == each == 1):
         return _sum_by_tap(g, layer, turned=turned, cuts=in_turn)
     cuts = list(in_turn)
     if inner > 1:  # (group, inner, taps, K): taps inside channels, as a kernel has them
