@@ -18,6 +18,7 @@ REFUSED = {  # by us, and what is in the way
     "dynamo.spatial_transformer": "GridSample",
     "script.spatial_transformer": "GridSample",
     "dynamo.smoothed_cross_entropy": "torch's fault",
+    "script.put": "torch's fault",
 }
 
 
