@@ -38,10 +38,13 @@ def training(graph: TrainingGraph, *, epochs: int, batch_size: int, local: Local
     """Return the task that trains `graph` for `epochs` over a device's rows, `batch_size` at a time.
 
     The order of rows in each epoch is `permutation(rows, seed, epoch)`; a last, shorter batch counts
-    like the others. Raises UserError when a size is not positive or `local` does not fit `graph`.
+    like the others. Raises UserError when a size is not positive, parameters are no float32, or `local` does not fit
+    `graph`.
     """
     if epochs < 1 or batch_size < 1:
         raise UserError(f"epochs {epochs}, batch size {batch_size}: both must be at least 1")
+    if other := [name for name, array in graph.parameters.items() if array.dtype != np.float32]:
+        raise UserError(f"parameter {other[0]!r} is {graph.parameters[other[0]].dtype}: devices train in float32")
     program = _Program(graph, local, epochs=epochs, batch_size=batch_size)
     model = program.model()
     onnx.checker.check_model(model)

@@ -10,6 +10,7 @@ from onnx import ModelProto, helper, numpy_helper
 from edgeml.artifacts import TRAINABLE, TrainingGraph
 from edgeml.autodiff import LOSSES, SGD, Adagrad, Adam, Options, RMSprop, Shaping, training_step
 from edgeml.errors import UserError
+from edgeml.tasks import training
 from edgeml_runtime.session import Session
 from tests.autodiff.learners import a_normalized_net
 
@@ -49,6 +50,11 @@ def feeds(graph: TrainingGraph, **more: np.ndarray) -> dict[str, np.ndarray]:
         **graph.parameters,
         **graph.state,
     }
+
+
+def test_a_task_for_devices_refuses_doubles_by_name() -> None:
+    with pytest.raises(UserError, match="'w1' is float64: devices train in float32"):
+        training(training_step(a_chain().SerializeToString()), epochs=1, batch_size=4)
 
 
 OPTIONS = {"softmax_cross_entropy": Options(weighted=True, class_weights=(1, 2, 3), label_smoothing=0.1)}
