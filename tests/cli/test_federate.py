@@ -53,6 +53,14 @@ def test_rounds_over_virtual_devices_and_their_report(edgeml: Command, wine: Pat
     assert f"{told['after']:.4f}" in again.out, "the same seed gives the same federation"
 
 
+def test_private_rounds_say_what_they_cost(edgeml: Command, wine: Path) -> None:
+    words = ["--private", "server", "--clip-norm", "2", "--noise", "0.5", "--rounds", "3"]
+    said = edgeml("federate", wine, "--simulate", 6, *words, "--json")
+    assert said.code == 0, said.err
+    spent = [done["epsilon"] for done in said.json["rounds"]]
+    assert 5 < spent[0] < spent[1] < spent[2] and "epsilon" in said.err
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
