@@ -17,6 +17,8 @@ SCRIPTS = {  # script -> what it shows
     "exact_statistics": "Estimators learned by sums over devices",
     "conv_gradient": "Gradients of convolutions",
     "federated_round": "A federated round",
+    "compression": "Compressed updates: bytes against accuracy",
+    "secure_sum": "What secure aggregation costs",
     "federated_shapes": "Published shapes of federated learning",
     "federated_scale": "Simulated fleets as they grow",
     "boosting": "Trees boosted over a fleet",

@@ -22,7 +22,7 @@ from edgeml.errors import UserError
 from edgeml.federated.round import Outcome, State
 from edgeml.federated.updates import BadUpdate, Update, fault_of
 from edgeml_runtime.wire import MalformedMessage, WireError, masking, shamir
-from edgeml_runtime.wire.masking import MASKED
+from edgeml_runtime.wire.masking import MASKED, halves
 from edgeml_runtime.wire.messages import Secure
 from edgeml_runtime.wire.secure import MAX_DEVICES, Ask, Say, signed_by
 
@@ -238,13 +238,14 @@ class SecureRound:
         match self.phase:
             case Phase.KEYS:
                 document = masking.keys_document(self.id, device, say.keys)
-                good = len(say.keys) == KEYS_BYTES and signed_by(self.asked.keys[device], say.signature, document)
+                good = self._new(device, say.keys) and signed_by(self.asked.keys[device], say.signature, document)
             case Phase.SHARES:
                 others = set(self._expected[Phase.SHARES]) - {device}
                 sealed = set(map(len, say.shares.values())) <= {SEALED_BYTES}
                 good = say.shares.keys() == others and sealed and len(say.commitment) == COMMITMENT_BYTES
             case Phase.AGREED:
-                document = masking.survivors_document(self.id, self._expected[Phase.AGREED])
+                members = {name: self._said[Phase.KEYS][name].keys for name in self._expected[Phase.SHARES]}
+                document = masking.survivors_document(self.id, self._expected[Phase.AGREED], members)
                 good = signed_by(self.asked.keys[device], say.signature, document)
             case Phase.UNMASK:
                 there, all_of = set(self._expected[Phase.AGREED]), set(self._expected[Phase.MASKED])
@@ -256,6 +257,12 @@ class SecureRound:
             raise MalformedMessage(
                 f"the {self.phase} of {device} are not what this round wants: unsigned or incomplete"
             )
+
+    def _new(self, device: str, keys: bytes) -> bool:
+        """Return whether these are two keys, and nobody else's: with any other all honest devices would go."""
+        others = {half for name, say in self._said[Phase.KEYS].items() if name != device for half in halves(say.keys)}
+        mine = halves(keys)
+        return len(keys) == KEYS_BYTES and len({*mine, *others}) == len(others) + 2 and all(map(masking.usable, mine))
 
     def _masked(self, device: str, update: Update) -> np.ndarray:
         array = update.delta.get(MASKED)

@@ -28,7 +28,9 @@ from edgeml_runtime.wire.secure import MAX_DEVICES, SIGNATURE_BYTES, Ask, Say, s
 
 KEYS_BYTES = 2 * masking.KEY_BYTES
 NONCE = bytes(12)  # every key of a share is used once: it is of one sender, one receiver and one round
-PHASES_AFTER = 4  # of phase_s each, after which the secrets are forgotten; and as long again for a slow broker
+PHASES_AFTER = (
+    4  # of phase_s each, when all have trained; and as long again for a slow broker, then secrets are forgotten
+)
 LEAST_STEPS = 64  # of a value's bound: fewer say nothing
 
 
@@ -103,6 +105,7 @@ class Member:
         self._survivors: tuple[str, ...] = ()
         self._answers: dict[str, tuple[Ask, Effect]] = {}
         self._last: Effect | None = None
+        self._patience = offer.deadline_s + 2 * PHASES_AFTER * offer.secure.phase_s  # the others may train for longer
         self._expires = math.inf
         self._steps: Mapping[str, Callable[[Ask], Effect]] = {
             "shares": self._share,
@@ -118,7 +121,7 @@ class Member:
     def begin(self, update: Mapping[str, np.ndarray], *, rows: int, now: float) -> Say:
         """Return this device's keys, signed: its `update` of so many `rows` is ready to be masked."""
         self._vector = masking.fixed(update, self._asked, rows=rows)
-        self._expires = now + 2 * PHASES_AFTER * self._asked.phase_s
+        self._expires = now + self._patience
         keys = self._keys()
         signature = self._identity.sign(masking.keys_document(self._round, self._me, keys))
         self._last = self._say("keys", keys=keys, signature=signature)
@@ -161,7 +164,8 @@ class Member:
     def _share(self, ask: Ask) -> Say:
         self._public = {name: self._keys_of(name, keys) for name, keys in sorted(ask.keys.items())}
         count, threshold = len(self._public), self._asked.threshold
-        if self._public.get(self._me) != self._keys() or len(set(self._public.values())) != count:
+        single = {half for keys in self._public.values() for half in masking.halves(keys)}
+        if self._public.get(self._me) != self._keys() or len(single) != 2 * count:
             raise TaskRefused("the keys of the round are not this device's, or two devices have the same")
         self._enough(count, "devices gave their keys")
         seeds = shamir.split(self._seed, count=count, threshold=threshold)
@@ -189,12 +193,10 @@ class Member:
             raise TaskRefused("updates of devices that gave no shares, or not this device's, would be in the sum")
         self._enough(len(devices), "devices sent their updates")
         self._survivors = devices
-        return self._say(
-            "agreed", signature=self._identity.sign(masking.survivors_document(self._round, self._survivors))
-        )
+        return self._say("agreed", signature=self._identity.sign(self._document()))
 
     def _unmask(self, ask: Ask) -> Say:
-        document = masking.survivors_document(self._round, self._survivors)
+        document = self._document()
         good = {
             name
             for name, signature in ask.signatures.items()
@@ -214,6 +216,9 @@ class Member:
 
     def _keys(self) -> bytes:
         return self._share_key.public_key().public_bytes_raw() + self._mask_key.public_key().public_bytes_raw()
+
+    def _document(self) -> bytes:
+        return masking.survivors_document(self._round, self._survivors, self._public)
 
     def _keys_of(self, name: str, signed: bytes) -> bytes:
         """Return the two keys of a member; raise TaskRefused when its identity did not sign them."""

@@ -53,6 +53,7 @@ def test_rounds_over_virtual_devices_and_their_report(edgeml: Command, wine: Pat
     assert f"{told['after']:.4f}" in again.out, "the same seed gives the same federation"
 
 
+@pytest.mark.slow
 def test_private_rounds_say_what_they_cost(edgeml: Command, wine: Path) -> None:
     words = ["--private", "server", "--clip-norm", "2", "--noise", "0.5", "--rounds", "3"]
     said = edgeml("federate", wine, "--simulate", 6, *words, "--json")

@@ -72,6 +72,7 @@ def test_a_masked_update_says_nothing_by_itself() -> None:
     for _ in range(2):
         for ask in fleet.round.asks():
             fleet.ask(ask)
+    assert list(seen) == fleet.names
     for array in seen.values():
         assert abs(np.unpackbits(array.view(np.uint8)).mean() - 0.5) < 0.003
         assert np.unique(array).size > 19_900
@@ -150,6 +151,65 @@ def test_a_device_takes_only_the_keys_that_devices_signed(lie: str) -> None:
     assert isinstance(said, Say) and said.phase == "refused" and words in said.reason
 
 
+def test_signatures_of_a_round_are_void_when_it_is_offered_again() -> None:
+    """The server has everybody sign a sum without d04, starts the round anew, and shows those signatures once more."""
+    fleet, signatures = Fleet(5), dict[str, bytes]()
+    for turn in (1, 2):
+        fleet.members = {n: Member(an_offer(fleet.asked), n, fleet.identities[n]) for n in fleet.names}
+        keys, said = keys_of(fleet), dict[str, Say]()
+        for name, member in fleet.members.items():
+            first = member.asked(Ask(round=ROUND, device=name, phase="shares", keys=keys), 0.0)[0]
+            assert isinstance(first, Say)
+            said[name] = first
+        without = tuple(fleet.names[:4])
+        for name, member in fleet.members.items():
+            shares = {other: say.shares[name] for other, say in said.items() if other != name}
+            member.asked(Ask(round=ROUND, device=name, phase="mask", shares=shares), 0.0)
+            devices = without if turn == 1 or name == "d00" else tuple(fleet.names)
+            agreed = member.asked(Ask(round=ROUND, device=name, phase="agree", devices=devices), 0.0)[0]
+            if turn == 1 and isinstance(agreed, Say):
+                signatures[name] = agreed.signature
+    ask = Ask(round=ROUND, device="d00", phase="unmask", signatures={n: signatures[n] for n in without})
+    answer = fleet.members["d00"].asked(ask, 0.0)[0]
+    assert isinstance(answer, Say) and answer.phase == "refused" and "only 0 devices agreed" in answer.reason
+
+
+@pytest.mark.parametrize("half", ["no key", "another's for shares", "another's for masks"])
+def test_a_device_that_signs_keys_that_are_not_its_own_is_left_out(half: str) -> None:
+    """The others would refuse them all: one device could end every round, and nobody would say which."""
+    fleet = Fleet(6)
+    first: list[bytes] = []
+
+    def forge(say: Say) -> Say:
+        if say.phase != "keys" or say.device not in ("d00", "d01"):
+            return say
+        first.append(say.keys)
+        keys = {"no key": bytes(32) + say.keys[32:]}.get(half, first[0][:32] + say.keys[32:])
+        keys = say.keys[:32] + first[0][32:] if half == "another's for masks" else keys
+        if say.device == "d00":
+            return say
+        signature = fleet.identities["d01"].sign(masking.keys_document(ROUND, "d01", keys))
+        return changed(say, keys=keys, signature=signature)
+
+    fleet.forge = forge
+    fleet.run()
+    outcome = fleet.round.outcome
+    assert outcome is not None and outcome.state is State.CLOSED
+    assert [update.device for update in outcome.updates] == [n for n in fleet.names if n != "d01"]
+    assert "d01" in outcome.refused
+
+
+def test_a_device_waits_for_others_that_train_until_the_round_s_deadline() -> None:
+    fleet = Fleet(4)
+    offer = dataclasses.replace(an_offer(fleet.asked), deadline_s=3600.0)
+    member = Member(offer, "d00", fleet.identities["d00"])
+    member.begin(fleet.updates["d00"], rows=10, now=0.0)
+    member.tick(3600.0)
+    assert member.active
+    member.tick(3600.0 + 9 * fleet.asked.phase_s)
+    assert not member.active
+
+
 def test_keys_of_another_round_are_not_taken() -> None:
     fleet = Fleet(5)
     keys = keys_of(fleet)
@@ -180,17 +240,25 @@ def test_an_ask_that_would_open_too_much_ends_the_device_s_part(
     for ask in fleet.round.asks():
         fleet.ask(ask)
     said = fleet.members["d00"].asked(Ask(round=ROUND, device="d00", **parts), 0.0)[0]
-    if isinstance(said, Masked):
-        raise AssertionError("it answered")
-    assert said.phase == "refused" and (words in said.reason or "twice" in said.reason)
+    assert isinstance(said, Say)
+    assert said.phase == "refused" and words in said.reason
+
+
+STEPS = ("shares", "mask", "agree", "unmask")
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.tuples(st.sampled_from(["shares", "mask", "agree", "unmask"]), st.integers(0, 4)), max_size=8))
-def test_no_order_of_asks_gives_both_shares_of_a_device(script: list[tuple[str, int]]) -> None:
-    """A server that plays back true asks, and asks with any one device left out, in any order."""
+@given(
+    st.integers(0, 4),
+    st.integers(0, 4),
+    st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 4)), max_size=6),
+)
+def test_no_order_of_asks_gives_both_shares_of_a_device(honest: int, gone: int, more: list[tuple[str, int]]) -> None:
+    """So many true asks, of a sum without one device; then asks with any one left out, in any order."""
+    script = [(phase, gone if phase in ("agree", "unmask") else 0) for phase in STEPS[:honest]] + more
     fleet = Fleet(5)
     keys = keys_of(fleet)
+    public = {name: signed_keys[: 2 * masking.KEY_BYTES] for name, signed_keys in keys.items()}
     shares: dict[str, dict[str, bytes]] = {}
     for name in fleet.names:
         said = fleet.members[name].asked(Ask(round=ROUND, device=name, phase="shares", keys=keys), 0.0)[0]
@@ -199,22 +267,21 @@ def test_no_order_of_asks_gives_both_shares_of_a_device(script: list[tuple[str, 
     victim, seeds, masks = fleet.members["d00"], set[str](), set[str]()
     for phase, left_out in script:
         names = [name for name in fleet.names if name != f"d0{left_out}" or left_out == 0]
-        document = masking.survivors_document(ROUND, tuple(names))
-        ask = Ask(
-            round=ROUND,
-            device="d00",
-            phase=phase,  # type: ignore[arg-type]
-            keys={name: keys[name] for name in names},
-            shares={name: shares[name]["d00"] for name in names if name != "d00"},
-            devices=tuple(names),
-            signatures={name: fleet.identities[name].sign(document) for name in names},  # all others are the server's
-        )
+        document = masking.survivors_document(ROUND, tuple(names), public)
+        parts: dict[str, Any] = {
+            "shares": {"keys": {name: keys[name] for name in names}},
+            "mask": {"shares": {name: shares[name]["d00"] for name in names if name != "d00"}},
+            "agree": {"devices": tuple(names)},
+            "unmask": {"signatures": {name: fleet.identities[name].sign(document) for name in names}},
+        }  # all others are the server's
+        ask = Ask(round=ROUND, device="d00", phase=phase, **parts[phase])  # type: ignore[arg-type]
         for said in victim.asked(ask, 0.0):
             if isinstance(said, Say):
                 seeds |= said.seeds.keys()
                 masks |= said.masks.keys()
     assert not seeds & masks
     assert len(seeds | masks) <= 5
+    assert honest < len(STEPS) or (masks == ({f"d0{gone}"} if gone else set()) and len(seeds | masks) == 5)
 
 
 def test_a_late_masked_update_stays_masked_though_its_pairs_are_open() -> None:
@@ -381,6 +448,8 @@ def test_an_ask_of_another_server_is_not_read() -> None:
     with pytest.raises(BadSignature):
         decode_say(payload, TRUSTED[0])
     with pytest.raises(MalformedMessage, match="limit is 65,536"):
+        decode_ask(SERVER.sign(b"edgeml secure aggregation v1 ask\0" + bytes(1 << 17)) + bytes(1 << 17), TRUSTED)
+    with pytest.raises(BadSignature):
         decode_ask(bytes(1 << 17), TRUSTED)
 
 

@@ -86,6 +86,20 @@ def exchange(private: X25519PrivateKey, public: bytes) -> bytes:
         raise MalformedMessage(f"a public key of {len(public)} bytes with which nothing can be agreed") from error
 
 
+def halves(keys: bytes) -> tuple[bytes, bytes]:
+    """Return a device's key for shares and its key for masks."""
+    return keys[:KEY_BYTES], keys[KEY_BYTES:]
+
+
+def usable(public: bytes) -> bool:
+    """Return whether anything can be agreed with this X25519 key: it is none of small order."""
+    try:
+        exchange(X25519PrivateKey.generate(), public)
+    except MalformedMessage:
+        return False
+    return True
+
+
 def derive(shared: bytes, *, purpose: str) -> bytes:
     """Return the 32 bytes for `purpose` of a key agreement (HKDF-SHA256)."""
     return HKDF(hashes.SHA256(), KEY_BYTES, None, f"edgeml secure aggregation v1 {purpose}".encode()).derive(shared)
@@ -114,6 +128,10 @@ def keys_document(round_id: str, device: str, keys: bytes) -> bytes:
     return canonical(["edgeml secure aggregation v1 keys", round_id, device, keys.hex()])
 
 
-def survivors_document(round_id: str, devices: tuple[str, ...]) -> bytes:
-    """Return what a device signs of whose updates are in the sum."""
-    return canonical(["edgeml secure aggregation v1 survivors", round_id, sorted(devices)])
+def survivors_document(round_id: str, devices: tuple[str, ...], keys: Mapping[str, bytes]) -> bytes:
+    """Return what a device signs of whose updates are in the sum, under the `keys` of all members.
+
+    These are new whenever a device takes part: a round that is offered once more cannot use its old signatures.
+    """
+    members = [[name, keys[name].hex()] for name in sorted(keys)]
+    return canonical(["edgeml secure aggregation v1 survivors", round_id, sorted(devices), members])

@@ -91,11 +91,13 @@ def signed_by(public: str, signature: bytes, message: bytes) -> bool:
 
 
 def _signed(payload: bytes, trusted: tuple[str, ...], purpose: bytes) -> bytes:
-    if len(payload) > MAX_BYTES:
-        raise MalformedMessage(f"a message of {len(payload):,} bytes; the limit is {MAX_BYTES:,}")
     signature, body = payload[:SIGNATURE_BYTES], payload[SIGNATURE_BYTES:]
     if not any(signed_by(key, signature, purpose + body) for key in trusted):
-        raise BadSignature("a message of secure aggregation that nobody trusted signed")
+        raise BadSignature(
+            "a message of secure aggregation that nobody trusted signed"
+        )  # first: what anybody may have sent says nothing
+    if len(payload) > MAX_BYTES:
+        raise MalformedMessage(f"a message of {len(payload):,} bytes; the limit is {MAX_BYTES:,}")
     return body
 
 
