@@ -283,7 +283,7 @@ def confusion() -> bytes:
 
 
 def slow_task(turns: int = 60) -> bytes:
-    """Return the softmax regression behind a loop that multiplies matrices for a tenth of a second or so, each time it is rehearsed and run."""
+    """Return the softmax regression behind a loop that multiplies matrices for a tenth of a second in every run."""
     proto = onnx.load_model_from_string(softmax_regression())
     body = helper.make_graph(
         [
