@@ -11,6 +11,9 @@ import pytest
 
 from tests.oracles.compare import NEEDS
 
+# what runs in that Python, and not in this one
+collect_ignore = ["onnx_ad_side.py", "torch_exports.py", "torch_operators.py", "torch_side.py"]
+
 
 @pytest.fixture(scope="session")
 def oracle_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
