@@ -6,12 +6,13 @@ back with new keys, which the server takes as long as it has not handed out the 
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from edgeml_runtime.answered import Trained
 from edgeml_runtime.errors import MalformedMessage
 from edgeml_runtime.secagg import Effect, Masked, Member
 from edgeml_runtime.wire import secure, signed, tensors, topics
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Masker:
-    """`send(topic, payload, qos=...)` publishes; `upload(offer, body)` sends a masked update as any other."""
+    """`send(topic, payload, qos=...)` publishes; `upload(offer, masked)` sends a masked update as any other."""
 
     def __init__(
         self,
@@ -31,21 +32,22 @@ class Masker:
         trusted: tuple[str, ...],
         *,
         send: Callable[..., object],
-        upload: Callable[[TaskOffer, bytes], None],
+        upload: Callable[[TaskOffer, Trained], None],
     ) -> None:
         self.public = signed.public_hex(key)
         self._device, self._key, self._trusted = device, key, trusted
         self._send, self._upload = send, upload
         self.member: Member | None = None
         self._offer: TaskOffer | None = None
+        self._trained: Trained | None = None  # of this offer, whatever the agent has trained since
 
-    def ready(self, offer: TaskOffer, update: Mapping[str, np.ndarray], *, rows: int, now: float) -> None:
-        """Say that the update is there, or the last answer again in a round that is under way."""
+    def ready(self, offer: TaskOffer, trained: Trained, *, now: float) -> None:
+        """Say that an update is there, or the last answer again in a round that is under way."""
         if self.member is not None and self._offer is not None and self._offer.round == offer.round:
             self._carry(self.member.again())
             return
-        self.member, self._offer = Member(offer, self._device, self._key), offer
-        self._carry([self.member.begin(update, rows=rows, now=now)])
+        self.member, self._offer, self._trained = Member(offer, self._device, self._key), offer, trained
+        self._carry([self.member.begin(tensors.unpack(trained.body), rows=trained.rows, now=now)])
 
     def asked(self, payload: bytes, round_id: str, now: float) -> None:
         """Answer an ask of the server; raise WireError for one that nobody trusted signed."""
@@ -66,10 +68,11 @@ class Masker:
             self.member.tick(now)
 
     def _carry(self, effects: list[Effect]) -> None:
-        assert self._offer is not None
+        assert self._offer is not None and self._trained is not None
         for effect in effects:
             if isinstance(effect, Masked):
-                self._upload(self._offer, tensors.pack({MASKED: effect.array}))
+                body = tensors.pack({MASKED: effect.array})
+                self._upload(self._offer, dataclasses.replace(self._trained, body=body))
                 continue
             if effect.reason:
                 log.info("round %s: no further part: %s", effect.round, effect.reason)

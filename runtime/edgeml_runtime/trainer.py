@@ -63,7 +63,7 @@ class Trainer:
             key,
             config.trusted,
             send=send,
-            upload=lambda offer, body: self._publish(offer, body),
+            upload=lambda offer, masked: self._publish(offer, masked),
         )
         self._child, self._runs = TaskChild(state, memory=config.policy.max_task_memory), 0
         self._ledger = Ledger(state / TASKS / LOG)
@@ -219,14 +219,13 @@ class Trainer:
         if trained is None:
             return
         if offer.secure is None:
-            self._publish(offer, trained.body)
+            self._publish(offer, trained)
         else:
-            self.masker.ready(offer, tensors.unpack(trained.body), rows=trained.rows, now=time.monotonic())
+            self.masker.ready(offer, trained, now=time.monotonic())
 
-    def _publish(self, offer: TaskOffer, body: bytes) -> None:
+    def _publish(self, offer: TaskOffer, trained: Trained) -> None:
         """Send an update, masked or not: its header, and blocks."""
-        if (trained := self._trained) is None:
-            return
+        body = trained.body
         digest = blocks.digest_of(body)
         self._answer(
             self._header(offer.round, rows=trained.rows, digest=digest, size=len(body), metrics=trained.metrics)

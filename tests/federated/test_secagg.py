@@ -199,6 +199,19 @@ def test_a_device_that_signs_keys_that_are_not_its_own_is_left_out(half: str) ->
     assert "d01" in outcome.refused
 
 
+@pytest.mark.parametrize("part", [slice(0, 32), slice(32, 64)])
+def test_a_device_takes_no_half_of_a_key_twice(part: slice) -> None:
+    """One member signs another's key for masks as its own: two masks of a device could cancel."""
+    fleet = Fleet(5)
+    keys = keys_of(fleet)
+    copied = bytearray(keys["d01"][:64])
+    copied[part] = keys["d02"][part]
+    signature = fleet.identities["d01"].sign(masking.keys_document(ROUND, "d01", bytes(copied)))
+    ask = Ask(round=ROUND, device="d00", phase="shares", keys={**keys, "d01": bytes(copied) + signature})
+    said = fleet.members["d00"].asked(ask, 0.0)[0]
+    assert isinstance(said, Say) and said.phase == "refused" and "two devices have the same" in said.reason
+
+
 def test_a_device_waits_for_others_that_train_until_the_round_s_deadline() -> None:
     fleet = Fleet(4)
     offer = dataclasses.replace(an_offer(fleet.asked), deadline_s=3600.0)

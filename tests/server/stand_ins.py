@@ -25,6 +25,7 @@ from edgeml.server import Coordinator, Findings, Learner
 from edgeml.tasks.study import Study
 from edgeml.transport import Broker, ServerTransport
 from edgeml_runtime import outgoing
+from edgeml_runtime.answered import Trained
 from edgeml_runtime.config import Policy
 from edgeml_runtime.download import Receiver, Window
 from edgeml_runtime.feedback import Feedback
@@ -88,7 +89,13 @@ class Device:
         self.on_ask: Callable[[str], None] = lambda phase: None
         self.masker: Masker | None = None
         if self.key is not None:
-            self.masker = Masker(name, self.key, tuple(self.trusted), send=client.publish, upload=self._upload)
+            self.masker = Masker(
+                name,
+                self.key,
+                tuple(self.trusted),
+                send=client.publish,
+                upload=lambda offer, masked: self._upload(offer, masked.body),
+            )
         client.connect(broker.host, broker.port, keepalive=5)
         client.loop_start()
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -194,7 +201,8 @@ class Device:
         update = {name.removeprefix("delta."): array for name, array in outputs.items() if name.startswith("delta.")}
         update = outgoing.bounded(update, terms)
         if offer.secure is not None and self.masker is not None:
-            self.masker.ready(offer, update, rows=rows, now=time.monotonic())
+            trained = Trained(tensors.pack(update), rows, self.losses)
+            self.masker.ready(offer, trained, now=time.monotonic())
         else:
             self._upload(offer, outgoing.packed(update, offer, Feedback(self.folder / "feedback")))
 

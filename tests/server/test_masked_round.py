@@ -13,8 +13,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgeml.federated import SecureRound, State
 from edgeml.server.open_round import OpenRound
+from edgeml_runtime.answered import Trained
 from edgeml_runtime.masker import Masker
-from edgeml_runtime.wire import BadSignature, MalformedMessage, blocks, messages, signed, topics
+from edgeml_runtime.wire import BadSignature, MalformedMessage, blocks, messages, signed, tensors, topics
 from edgeml_runtime.wire.messages import TaskOffer, UpdateHeader
 from edgeml_runtime.wire.updates import sign_update
 from tests.federated.masked_fleet import ROUND, SERVER, SHAPES, TRUSTED, Fleet, an_offer
@@ -39,10 +40,10 @@ class Wire:
         key = self.fleet.identities[name]
         send = self._sender(name)
 
-        def upload(offer: TaskOffer, body: bytes) -> None:
-            digest = blocks.digest_of(body)
+        def upload(offer: TaskOffer, masked: Trained) -> None:
+            digest, body = blocks.digest_of(masked.body), masked.body
             header = UpdateHeader(
-                round=ROUND, device=name, boot_id="b", rows=self.fleet.rows[name], digest=digest, size=len(body)
+                round=ROUND, device=name, boot_id="b", rows=masked.rows, digest=digest, size=len(body)
             )
             send(topics.update(name, ROUND), messages.encode(sign_update(header, key)), qos=1)
             for index, part in enumerate(blocks.split(body)):
@@ -54,7 +55,8 @@ class Wire:
         return lambda topic, payload, **_: self.up.append((name, topic, payload))
 
     def ready(self, name: str) -> None:
-        self.maskers[name].ready(self.offer, self.fleet.updates[name], rows=self.fleet.rows[name], now=0.0)
+        trained = Trained(tensors.pack(self.fleet.updates[name]), self.fleet.rows[name], {})
+        self.maskers[name].ready(self.offer, trained, now=0.0)
 
     def flow(self) -> None:
         """Carry messages both ways until nobody has anything to say."""
@@ -183,7 +185,7 @@ def test_a_device_answers_only_its_server_and_its_round() -> None:
     assert not wire.up
 
 
-NOTHING: dict[str, Any] = {"send": lambda *_, **__: None, "upload": lambda offer, body: None}
+NOTHING: dict[str, Any] = {"send": lambda *_, **__: None, "upload": lambda offer, masked: None}
 
 
 def test_a_new_round_begins_anew() -> None:
