@@ -63,6 +63,7 @@ class Dataset:
     metric: str  # the name the search and the gates use
     notes: tuple[str, ...] = ()  # what was dropped or repaired, for the report
     train_groups: np.ndarray | None = None  # group index of each train row, when rows of a group must stay together
+    train_devices: np.ndarray | None = None  # of each train row, the index of the device that holds it, where known
 
 
 @dataclass(frozen=True)

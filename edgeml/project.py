@@ -41,6 +41,7 @@ class Data(Section):
     target: str | None = None
     drop: list[str] = []
     group: str | None = None
+    device: str | None = None  # the column that says where a row lies; not learned from
     read: Read = Read()
 
 

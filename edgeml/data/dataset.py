@@ -25,12 +25,13 @@ from edgeml_runtime.wire.manifest import Feature
 
 @dataclass(frozen=True)
 class Parts:
-    """The rows of each split, and the group of each training row."""
+    """The rows of each split, and the group and the device of each training row."""
 
     train: Rows
     valid: Rows
     test: Rows
     groups: np.ndarray | None
+    devices: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Known:
     truth: target.Target
     name: str  # of the target column
     groups: np.ndarray | None  # the group of each training row
+    devices: np.ndarray | None  # the device of each training row
 
 
 def load(project: Project) -> Dataset:
@@ -55,8 +57,10 @@ def load(project: Project) -> Dataset:
     truth = target.read_target(table, name, task=project.task)
     features, left_out = columns.choose(table, candidates)
     inputs, merged = columns.inputs_of(table, features)
-    groups = columns.texts(table, project.data.group) if project.data.group else None
-    known = Known(project, features, truth, name, groups)
+    groups, devices = (
+        columns.texts(table, column) if column else None for column in (project.data.group, project.data.device)
+    )
+    known = Known(project, features, truth, name, groups, devices)
     parts, shared = _split(Rows(inputs, truth.values), known)
     metric = target.metric_for(truth) if project.search.metric == "auto" else project.search.metric
     return Dataset(
@@ -72,6 +76,7 @@ def load(project: Project) -> Dataset:
         metric=metrics.find(metric, truth.task).name,
         notes=(*table.notes, *left_out, *merged, *_rare(truth), *shared),
         train_groups=parts.groups,
+        train_devices=parts.devices,
     )
 
 
@@ -89,7 +94,8 @@ def _candidates(project: Project, table: Table, name: str) -> list[str]:
     given = project.data
     columns.require(table, given.drop, key="data.drop")
     columns.require(table, [given.group] if given.group else [], key="data.group")
-    return [str(c) for c in table.frame.columns if c not in {name, given.group, *given.drop}]
+    columns.require(table, [given.device] if given.device else [], key="data.device")
+    return [str(c) for c in table.frame.columns if c not in {name, given.group, given.device, *given.drop}]
 
 
 def _split(rows: Rows, known: Known) -> tuple[Parts, list[str]]:
@@ -109,8 +115,15 @@ def _split(rows: Rows, known: Known) -> tuple[Parts, list[str]]:
         else:
             own[part], seen = _official(f"data.{part}", source, known)
             notes += seen
-    train_groups = None if groups is None else np.unique(groups[kept], return_inverse=True)[1]
-    return Parts(rows.take(kept), own["valid"], own["test"], train_groups), notes
+    if known.devices is not None and data.device != data.group:
+        notes.append(f"column {data.device!r} says which device holds a row and is not learned from")
+    owners = _numbered(groups, kept), _numbered(known.devices, kept)
+    return Parts(rows.take(kept), own["valid"], own["test"], *owners), notes
+
+
+def _numbered(values: np.ndarray | None, kept: np.ndarray) -> np.ndarray | None:
+    """Return the index of each kept row's value among them."""
+    return None if values is None else np.unique(values[kept], return_inverse=True)[1]
 
 
 def _official(key: str, source: str, known: Known) -> tuple[Rows, list[str]]:

@@ -15,7 +15,7 @@ import numpy as np
 from edgeml import graph, report
 from edgeml.artifacts import TARGET_SCALE, Dataset, OnnxModel
 from edgeml.autodiff import training_step
-from edgeml.errors import ProjectError, UserError
+from edgeml.errors import UserError
 from edgeml.federated import Believe, CohortOptions, Plan, Privacy, least_updates, strategy
 from edgeml.federated.combinations import check_plan
 from edgeml.federated.partition import check_spec, is_column, partition, skew
@@ -26,7 +26,7 @@ from edgeml.pipeline.plan import key, plan_build
 from edgeml.pipeline.prove import Desk
 from edgeml.pipeline.run import Progress
 from edgeml.pipeline.run import silent as to_nobody
-from edgeml.pipeline.stages import learn
+from edgeml.pipeline.stages import learn, read
 from edgeml.pipeline.subject import Stopwatch
 from edgeml.project import Project
 from edgeml.registry import FederationRecord, Registry
@@ -91,12 +91,14 @@ def simulate_project(
             f"are {options.devices} devices: ask for more devices or fewer liars"
         )
     if is_column(spec) and project.data.group != spec:
-        project = project.model_copy(update={"data": project.data.model_copy(update={"group": spec})})
+        project = project.model_copy(update={"data": project.data.model_copy(update={"device": spec})})
     watch = Stopwatch(options.progress)
     build = plan_build(project.model_copy(update={"federated": project.federated.model_copy(update={"enabled": True})}))
-    fitted, model = learn(build, Desk(Cache(build.work / "cache"), watch))
-    dataset = fitted.dataset
-    fleet, shares = _fleet(dataset, fresh(model, loss=LOSSES[dataset.task], seed=options.seed), options)
+    desk = Desk(Cache(build.work / "cache"), watch)
+    dataset = read(build, desk)
+    shares = _shares(dataset, options, by_group=project.data.group == spec)
+    fitted, model = learn(build, desk, dataset)
+    fleet = _fleet(dataset, fresh(model, loss=LOSSES[dataset.task], seed=options.seed), shares)
     plan = dataclasses.replace(plan, learning_rate=plan.learning_rate * _rate(model))
     found = simulate(fleet, plan, _conditions(options), on_round=on_round)
     central = scores(dataclasses.replace(fleet, model=model), {})["metric"]
@@ -178,22 +180,23 @@ def write_federation(registry: Registry, record: FederationRecord, *, command: s
     return {**summary, "report": str(path)}
 
 
-def _fleet(dataset: Dataset, model: OnnxModel, options: SimulationOptions) -> tuple[Fleet, list[np.ndarray]]:
-    rows, spec = dataset.train, options.partition
-    assert rows.target is not None, "a data set always has its target"
-    groups = dataset.train_groups if is_column(spec) else None
-    if is_column(spec) and groups is None:
-        raise ProjectError(f"column {spec!r} does not say which rows belong together: name it in `data: {{group: }}`")
-    shares = partition(spec, rows.target, devices=options.devices, seed=options.seed, groups=groups)
-    fleet = Fleet(
+def _shares(dataset: Dataset, options: SimulationOptions, *, by_group: bool) -> list[np.ndarray]:
+    """Return the training rows of every device; a column that splits keep together has fewer values among them."""
+    target, spec = dataset.train.target, options.partition
+    assert target is not None, "a data set always has its target"
+    owners = dataset.train_groups if by_group else dataset.train_devices if is_column(spec) else None
+    return partition(spec, target, devices=options.devices, seed=options.seed, groups=owners)
+
+
+def _fleet(dataset: Dataset, model: OnnxModel, shares: list[np.ndarray]) -> Fleet:
+    return Fleet(
         model=model,
-        shares=[rows.take(share) for share in shares],
+        shares=[dataset.train.take(share) for share in shares],
         valid=dataset.test,
         kind=dataset.task,
         loss=LOSSES[dataset.task],
         metric=dataset.metric,
     )
-    return fleet, shares
 
 
 def _conditions(options: SimulationOptions) -> Conditions:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeml import convert, data, train, verify
-from edgeml.artifacts import FittedModel, OnnxModel, Rows
+from edgeml.artifacts import Dataset, FittedModel, OnnxModel, Rows
 from edgeml.errors import UserError
 from edgeml.files import Cache, require_room
 from edgeml.graph import random_rows
@@ -50,16 +50,23 @@ def build(plan: Plan, registry: Registry, options: BuildOptions) -> dict[str, An
         return {**made, "timings_s": desk.watch.seconds}
 
 
-def learn(plan: Plan, desk: Desk) -> tuple[FittedModel, OnnxModel]:
-    """Return the trained pipeline of `plan` and the same as ONNX."""
+def read(plan: Plan, desk: Desk) -> Dataset:
+    """Return the rows of `plan`."""
     project, watch, cache = plan.project, desk.watch, desk.cache
     with watch.stage("data"):
         dataset_key = key(plan.dataset_digest, project.data, project.task, project.search.metric, project.search.seed)
-        dataset = cache.stage("data", dataset_key, lambda: data.load(project))
+        dataset: Dataset = cache.stage("data", dataset_key, lambda: data.load(project))
         shares = len(dataset.train), len(dataset.valid), len(dataset.test)
         watch.say(
             f"{len(dataset.features)} features; {shares[0]:,} rows to train, {shares[1]:,} valid, {shares[2]:,} test"
         )
+    return dataset
+
+
+def learn(plan: Plan, desk: Desk, dataset: Dataset | None = None) -> tuple[FittedModel, OnnxModel]:
+    """Return the pipeline of `plan`, trained on its `dataset` (read if not given), and the same as ONNX."""
+    project, watch, cache = plan.project, desk.watch, desk.cache
+    dataset = dataset or read(plan, desk)
     with watch.stage("train"):
         search = _search(project)
         train_key = key(dataset.digest, dataset.metric, search, versions())

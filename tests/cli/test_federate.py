@@ -97,3 +97,15 @@ def test_what_is_about_the_cohort_arrives_where_a_federation_wants_it(edgeml: Co
     options = registry.federation(said.json["federation"]).options
     assert (options.cohort.selector, options.cohort.target, options.patience.spread) == ("board:pi", 5, 3.0)
     assert (options.mode, options.buffer.size, options.ask_fleet, options.max_abandoned) == ("async", 4, False, 2)
+
+
+def test_rows_are_dealt_by_a_column_before_anything_is_trained(edgeml: Command, tmp_path: Path) -> None:
+    rows = "".join(f"{'abcdef'[i % 6]},{i % 7},{i % 5},{'uv'[i % 7 > 3]}\n" for i in range(120))
+    (tmp_path / "rows.csv").write_text("site,size,weight,kind\n" + rows, encoding="utf-8")
+    text = PROJECT.replace('"sklearn:wine"', "rows.csv, target: kind")
+    (tmp_path / "edgeml.yaml").write_text(text, encoding="utf-8")
+    said = edgeml("federate", tmp_path, "--simulate", 6, "--partition", "site", "--json")
+    assert said.code == 0 and len(said.json["shares"]) == 6, "rows of every site are left to learn from"
+    (tmp_path / "edgeml.yaml").write_text(text.replace("kind}", "kind, group: site}"), encoding="utf-8")
+    apart = edgeml("federate", tmp_path, "--simulate", 6, "--partition", "site")
+    assert apart.code == 1 and "column 'site' has" in apart.error and "train" not in apart.err

@@ -238,3 +238,14 @@ def test_a_validation_file_leaves_the_training_rows_whole_but_for_the_test_share
     csv("good,colour,weight\nyes,red,1\n", "valid.csv")
     with pytest.raises(DataError, match=r"valid\.csv has no column 'size'"):
         data.load(project(csv(TABLE), "good", valid=str(valid)))
+
+
+def test_a_device_column_says_whose_rows_they_are_and_keeps_nothing_together(csv, project):
+    text = "who,size,kind\n" + "".join(f"{'abc'[i % 3]},{i * 0.7:.1f},{'uv'[i % 2]}\n" for i in range(60))
+    dataset = data.load(project(csv(text), "kind", device="who"))
+    assert [feature.name for feature in dataset.features] == ["size"] and dataset.train_groups is None
+    owners = np.round(dataset.train.inputs["numeric"].ravel() / 0.7).astype(int) % 3
+    assert np.array_equal(dataset.train_devices, owners)
+    assert any("'who' says which device holds a row" in note for note in dataset.notes)
+    with pytest.raises(ProjectError, match=r"data\.device"):
+        data.load(project(csv(text), "kind", device="whom"))
