@@ -185,6 +185,11 @@ def _shares(dataset: Dataset, options: SimulationOptions, *, by_group: bool) -> 
     target, spec = dataset.train.target, options.partition
     assert target is not None, "a data set always has its target"
     owners = dataset.train_groups if by_group else dataset.train_devices if is_column(spec) else None
+    if by_group and owners is not None and (left := len(np.unique(owners))) < options.devices:
+        raise UserError(
+            f"{options.devices} devices, and {left} values of {spec!r} left to learn from, as data.group keeps whole "
+            f"ones for validation and test: ask for at most {left}, or name the column data.device instead"
+        )
     return partition(spec, target, devices=options.devices, seed=options.seed, groups=owners)
 
 

@@ -108,4 +108,4 @@ def test_rows_are_dealt_by_a_column_before_anything_is_trained(edgeml: Command, 
     assert said.code == 0 and len(said.json["shares"]) == 6, "rows of every site are left to learn from"
     (tmp_path / "edgeml.yaml").write_text(text.replace("kind}", "kind, group: site}"), encoding="utf-8")
     apart = edgeml("federate", tmp_path, "--simulate", 6, "--partition", "site")
-    assert apart.code == 1 and "column 'site' has" in apart.error and "train" not in apart.err
+    assert apart.code == 1 and "left to learn from" in apart.error and "mlp" not in apart.err
