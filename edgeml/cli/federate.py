@@ -37,7 +37,7 @@ FLEET = {"rounds": 5, "min_devices": 2, "local_epochs": 1, "batch_size": 16, "le
 @click.option("--min-devices", type=click.IntRange(1), help="Updates a round needs: its quorum.  [default: 2]")
 @click.option("--local-epochs", type=click.IntRange(1), help="[default: 1]")
 @click.option("--batch-size", type=click.IntRange(1), help="[default: 16]")
-@click.option("--learning-rate", type=float, help="[default: 0.05]")
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="[default: 0.05]")
 @click.option("--momentum", type=float, help="Of the devices' SGD.  [default: 0.9]")
 @click.option("--deadline", "deadline_s", default=60.0, show_default=True, help="Seconds a round waits for updates.")
 @click.option("--to", "selector", help="In a fleet: all, board:NAME, or device ids with commas.  [default: all]")
@@ -139,11 +139,13 @@ def _show(summary: dict[str, Any]) -> None:
     else:
         central = f", centralized {summary['centralized']:.4f}"
         change = f"{summary['metric']} {summary['before']:.4f} -> {summary['after']:.4f}{central}"
-        click.echo(f"{summary['model']}: {change}, {len(summary['rounds'])} rounds of {summary['devices']} devices")
+        spent = summary["rounds"][-1]["epsilon"] if summary["rounds"] else None
+        told = "" if spent is None else f", epsilon {spent:.2f}"
+        count = len(summary["rounds"])
+        click.echo(f"{summary['model']}: {change}, {count} rounds of {summary['devices']} devices{told}")
         if summary["personal"]:
             own, shared = summary["personal"]["own"], summary["personal"]["shared"]
-            click.echo(
-                f"on rows held out on the devices: {own:.4f} with their own models, {shared:.4f} with the shared"
-            )
+            mine = "" if own is None else f"{own:.4f} with their own models, "
+            click.echo(f"on rows held out on the devices: {mine}{shared:.4f} with the shared")
     if "report" in summary:
         click.echo(f"report  {summary['report']}")

@@ -104,7 +104,7 @@ def simulate_project(
     central = scores(dataclasses.replace(fleet, model=model), {})["metric"]
     folder = build.work / FOLDER / key(build.digest, options.decisive)[:12]
     document = {
-        **_told(found, fleet.metric, central),
+        **_told(found, fleet.metric, central, personal=bool(strategy(plan.strategy).personal)),
         "model": project.name,
         "simulated": True,
         "devices": len(shares),
@@ -222,17 +222,17 @@ def _rate(model: OnnxModel) -> float:
     return 1.0 if scale is None else float(1 / scale**2)
 
 
-def _told(found: Simulated, metric: str, central: float) -> dict[str, Any]:
+def _told(found: Simulated, metric: str, central: float, *, personal: bool) -> dict[str, Any]:
     rounds = [{**dataclasses.asdict(told), "participants": list(told.participants)} for told in found.rounds]
     after = found.rounds[-1].metric if found.rounds else found.before["metric"]
-    personal = found.personal if found.judged else None
+    own, shared = found.personal if found.judged else (None, None)
     return {
         "metric": metric,
         "rounds": rounds,
         "before": found.before["metric"],
         "after": after,
         "centralized": central,
-        "personal": {"own": personal[0], "shared": personal[1]} if personal else None,
+        "personal": {"own": own if personal else None, "shared": shared} if found.judged else None,
         "released": None,
         "reason": "simulated: nothing is released",
         "liars": sorted(found.liars),

@@ -20,7 +20,8 @@ def federation_page(document: Document) -> Page:
     """Return the page of what `edgeml federate` wrote as JSON."""
     rounds = document["rounds"]
     sections = [_learned(document), _cost(rounds), _answers(rounds), _table(document), _shares(document)]
-    said = [document.get("partition"), f"strategy {document['strategy']}", moment(document.get("created", ""))]
+    strategy, wrong = f"strategy {document['strategy']}", _wrong(document)
+    said = [document.get("partition"), strategy, *wrong, moment(document.get("created", ""))]
     return Page(
         title=document["model"],
         subtitle=" · ".join(
@@ -40,9 +41,17 @@ def _verdict(document: Document) -> Verdict:
     numbers = [("centralized, on the same rows", figure_of(document.get("centralized")))]
     if document.get("personal"):
         own, shared = document["personal"]["own"], document["personal"]["shared"]
-        numbers.append(("on devices' own held-out rows", f"{figure_of(own)} own, {figure_of(shared)} shared model"))
+        mine = "" if own is None else f"{figure_of(own)} own, "
+        numbers.append(("on devices' own held-out rows", f"{mine}{figure_of(shared)} shared model"))
     good = None if document.get("simulated") else bool(document.get("released"))
     return Verdict(who, sentence(says), sentence(document.get("reason") or ""), good, numbers)
+
+
+def _wrong(document: Document) -> list[str]:
+    """Return what went wrong on purpose, with the share of devices."""
+    given = document.get("conditions", {})
+    words = {"byzantine": f"lie ({given.get('attack')})", "stragglers": "are slow", "silent": "do not answer"}
+    return [f"{given[name]:.0%} {what}" for name, what in words.items() if given.get(name)]
 
 
 def _facts(document: Document) -> list[tuple[str, str]]:

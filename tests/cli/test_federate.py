@@ -71,6 +71,7 @@ def test_private_rounds_say_what_they_cost(edgeml: Command, wine: Path) -> None:
         (["--simulate", "4", "--strategy", "bulyan", "--byzantine", "0.5"], 1, "needs 11"),
         (["--simulate", "4000"], 1, "4000 devices and"),
         (["--simulate", "0"], 2, "0 is not in the range"),
+        (["--simulate", "4", "--learning-rate", "0"], 2, "0.0 is not in the range x>0"),
         (["--simulate", "4", "--secure"], 2, "--secure is not simulated"),
         (["--simulate", "4", "--noise", "1"], 2, "--noise is for --private server or device"),
         (["--simulate", "4", "--private", "server", "--noise", "0"], 1, "noise 0.0: choose a number above 0"),
@@ -109,3 +110,13 @@ def test_rows_are_dealt_by_a_column_before_anything_is_trained(edgeml: Command, 
     (tmp_path / "edgeml.yaml").write_text(text.replace("kind}", "kind, group: site}"), encoding="utf-8")
     apart = edgeml("federate", tmp_path, "--simulate", 6, "--partition", "site")
     assert apart.code == 1 and "left to learn from" in apart.error and "mlp" not in apart.err
+
+
+def test_what_went_wrong_on_purpose_and_what_was_spent_is_told(edgeml: Command, wine: Path) -> None:
+    words = ["--silent", "0.2", "--held-out", "0.2", "--private", "server", "--rounds", 2]
+    said = edgeml("federate", wine, "--simulate", 5, *words)
+    assert said.code == 0 and "with the shared" in said.out and "their own models" not in said.out, said.err
+    page = Path(said.out.split("report  ")[1].strip())
+    told = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    assert told["personal"]["own"] is None and f"epsilon {told['rounds'][-1]['epsilon']:.2f}" in said.out
+    assert "20% do not answer" in page.read_text(encoding="utf-8")
