@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,11 +78,17 @@ class Fleet:
     broker: Broker
     agents: list[Agent]
     processes: list[Process]
+    doors: list[Any]  # what each agent's connection goes through, if anything
 
 
 @contextlib.contextmanager
-def a_fleet(folder: Path, *, agents: int, kind: Choice = "auto") -> Iterator[Fleet]:
-    """Build the digits, start broker, server and agents, and roll out; everything started ends with the block."""
+def a_fleet(
+    folder: Path, *, agents: int, kind: Choice = "auto", door: Callable[[int], Any] | None = None
+) -> Iterator[Fleet]:
+    """Build the digits, start broker, server and agents, and roll out; everything started ends with the block.
+
+    With `door`, every agent reaches the broker's port through the `port` of a door of its own.
+    """
     (folder / "project").mkdir(parents=True)
     (folder / "project/edgeml.yaml").write_text(PROJECT, encoding="utf-8")
     home = folder / "registry"
@@ -97,14 +103,16 @@ def a_fleet(folder: Path, *, agents: int, kind: Choice = "auto") -> Iterator[Fle
             ["-m", "edgeml", "server", "--broker", address, "--registry", str(home)],
         )
         server = stack.enter_context(Process("server", command, folder / "server.log"))
+        doors = [door(broker.port) for _ in range(agents)] if door else []
+        ways = [f"{broker.host}:{one.port}" for one in doors] or [address] * agents
         started = [
-            stack.enter_context(Agent(f"dev-{k}", "raspberry-pi-4", folder=folder, broker=address, key=key))
-            for k in range(agents)
+            stack.enter_context(Agent(f"dev-{k}", "raspberry-pi-4", folder=folder, broker=way, key=key))
+            for k, way in enumerate(ways)
         ]
         everyone = [server, *started]
         wait_until(lambda: sum(d.online for d in registry.devices()) == agents, everyone, what="the agents")
         wait_rollout(registry, registry.request_rollout("digits", None, "all"))
-        yield Fleet(registry, broker, started, everyone)
+        yield Fleet(registry, broker, started, everyone, doors)
 
 
 def federate(folder: Path, *, rounds: int, kind: Choice = "auto") -> Run:
@@ -134,7 +142,7 @@ def reported(registry: Registry) -> list[int]:
 def listening(host: str, port: int, offers: list[bytes]) -> Any:
     """Collect every task offer that passes the broker."""
     client = mqtt.Client(CallbackAPIVersion.VERSION2)
-    client.on_message = lambda _client, _data, message: offers.append(bytes(message.payload))
+    client.on_message = lambda _client, _data, message: _is_offer(message.payload) and offers.append(message.payload)
     client.connect(host, port)
     client.subscribe(topics.task("+"), qos=1)
     client.loop_start()
@@ -144,6 +152,10 @@ def listening(host: str, port: int, offers: list[bytes]) -> Any:
     finally:
         client.disconnect()
         client.loop_stop()
+
+
+def _is_offer(payload: bytes) -> bool:
+    return signed.unverified(payload).get("kind") == "training"
 
 
 def first_layer_inputs(graph: bytes, pixels: np.ndarray) -> np.ndarray:

@@ -59,7 +59,13 @@ def read_model(path: Path, *, trust: bool = False, runtimes: Sequence[str] = (),
     `trust` allows pickles, which run code as they are read. Raises NotFound, UnsupportedModel, MissingExtra, or
     VerificationError when the graph answers otherwise than its source.
     """
-    if not path.exists():
+    try:
+        there = path.exists()
+    except PermissionError as error:
+        raise NotFound(
+            f"{path} cannot be looked for: permission denied on its folder; change who may enter it"
+        ) from error
+    if not there:
         raise NotFound(f"no model at {path}: check the path")
     room = "keras" if path.is_dir() and (path / SAVED_MODEL).is_file() else SUFFIXES.get(path.suffix.lower())
     if room is None or (path.is_dir() and room != "keras"):

@@ -83,6 +83,8 @@ def interrupted(child: subprocess.Popen[str]) -> str:
 def test_ctrl_c_ends_everything_the_demo_started(tmp_path: Path, after_s: float) -> None:
     folder = tmp_path / "demo"
     child = start(folder)
+    while not folder.exists() and child.poll() is None:  # until then it is Python that starts
+        time.sleep(0.05)
     time.sleep(after_s)
     said = interrupted(child)
     assert child.returncode == 130, said

@@ -73,7 +73,7 @@ def test_every_variant_of_a_network_loads_and_answers_alike(name: str, old_pytho
     model = convert.fit_runtimes(GRAPHS[name](), [opsets.OLDEST])
     rows = Rows(graph.random_rows(model, 64))
     made = loadable(quantize(model, rows, list(RECIPES), options=Options(budget_s=5)), PROJECT)
-    variants = [item for item in made if isinstance(item, Variant)]
+    variants = [item for item in made if isinstance(item, Variant) and not Session(item.model.data).plain]
     assert len(variants) > 3, [item.reason for item in made if isinstance(item, Skipped)]
     for variant in variants:
         keep(tmp_path, variant.recipe, variant.model, rows)
