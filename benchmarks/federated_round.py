@@ -142,7 +142,7 @@ def reported(registry: Registry) -> list[int]:
 def listening(host: str, port: int, offers: list[bytes]) -> Any:
     """Collect every task offer that passes the broker."""
     client = mqtt.Client(CallbackAPIVersion.VERSION2)
-    client.on_message = lambda _client, _data, message: _is_offer(message.payload) and offers.append(message.payload)
+    client.on_message = lambda _client, _data, message: offers.extend(_offers(bytes(message.payload)))
     client.connect(host, port)
     client.subscribe(topics.task("+"), qos=1)
     client.loop_start()
@@ -154,8 +154,8 @@ def listening(host: str, port: int, offers: list[bytes]) -> Any:
         client.loop_stop()
 
 
-def _is_offer(payload: bytes) -> bool:
-    return signed.unverified(payload).get("kind") == "training"
+def _offers(payload: bytes) -> list[bytes]:
+    return [payload] if signed.unverified(payload).get("kind") == "training" else []
 
 
 def first_layer_inputs(graph: bytes, pixels: np.ndarray) -> np.ndarray:

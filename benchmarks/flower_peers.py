@@ -28,7 +28,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -175,7 +175,12 @@ def ours(
             listening(fleet.broker.host, fleet.broker.port, offers),
             Watch([agent.pid for agent in fleet.agents]) as watch,
         ):
-            options = {"rounds": rounds, "min_devices": count, "local_epochs": EPOCHS, "batch_size": BATCH}
+            options: dict[str, Any] = {
+                "rounds": rounds,
+                "min_devices": count,
+                "local_epochs": EPOCHS,
+                "batch_size": BATCH,
+            }
             options |= {"learning_rate": RATE, "momentum": MOMENTUM, "compress": compress, "ask_fleet": False}
             asked = registry.request_federation("digits", options)
             record = wait_federation(registry, asked)
@@ -185,7 +190,7 @@ def ours(
         (folder / "task.onnx").write_bytes(registry.blob(told[0]["graph"]))
     names = list(weights[0])
     (folder / "offers.json").write_text(json.dumps([{**offer, "names": names} for offer in told]), encoding="utf-8")
-    np.savez(folder / "weights.npz", **weights[0])
+    np.savez(folder / "weights.npz", **weights[0])  # type: ignore[arg-type]
     outcome = Outcome(
         tuple(done.seconds for done in record.rounds),
         sum(up for up, _ in moved) / count / rounds,
@@ -230,7 +235,7 @@ def flower(folder: Path, held: Sequence[tuple[np.ndarray, np.ndarray]], rounds: 
         options = f'work="{folder}" rounds={rounds} clients={len(held)}'
         with Watch(nodes) as watch:
             run = [python.parent / "flwr", "run", str(app), "here", "--run-config", options]
-            subprocess.run(run, check=True, env=world, capture_output=True, timeout=START_S)
+            subprocess.run(list(map(str, run)), check=True, env=world, capture_output=True, timeout=START_S)
             times = finished(folder / "flower-times.json", rounds)
         moved = [(door.up - up, door.down - down) for door, (up, down) in zip(doors, before, strict=True)]
     weights = [dict(np.load(folder / f"flower-{number}.npz")) for number in range(rounds + 1)]
@@ -327,7 +332,7 @@ def table(results: dict[str, Outcome], rounds: int, clients: int) -> Iterator[st
     yield ""
     yield "| | " + " | ".join(results) + " |"
     yield "|---|" + "---:|" * len(results)
-    rows = (
+    rows: tuple[tuple[str, str, Callable[[Outcome], float]], ...] = (
         ("seconds per round, median", "{:.3f}", lambda o: o.round_s),
         ("bytes up per client and round", "{:,.0f}", lambda o: o.bytes_up),
         ("bytes down per client and round", "{:,.0f}", lambda o: o.bytes_down),
