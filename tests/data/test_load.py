@@ -247,5 +247,5 @@ def test_a_device_column_says_whose_rows_they_are_and_keeps_nothing_together(csv
     owners = np.round(dataset.train.inputs["numeric"].ravel() / 0.7).astype(int) % 3
     assert np.array_equal(dataset.train_devices, owners)
     assert any("'who' says which device holds a row" in note for note in dataset.notes)
-    with pytest.raises(ProjectError, match=r"data\.device"):
+    with pytest.raises(DataError, match=r"data\.device: .*no column 'whom'; did you mean 'who'"):
         data.load(project(csv(text), "kind", device="whom"))
