@@ -7,7 +7,9 @@ from edgeml.federated.aggregate import AGGREGATORS, Believe, aggregate, apply_de
 from edgeml.federated.assembly import Assembly
 from edgeml.federated.buffer import Buffer, BufferOptions, Held, Step, Ticket
 from edgeml.federated.cohort import Candidate, Cohort, CohortOptions, Patience, choose, deadline_after
-from edgeml.federated.federation import Federation, Plan, RoundResult, check_upload, make_offer
+from edgeml.federated.federation import Federation, RoundResult
+from edgeml.federated.offers import check_upload, make_offer
+from edgeml.federated.plan import Plan
 from edgeml.federated.privacy import Privacy
 from edgeml.federated.round import Outcome, Round, State
 from edgeml.federated.secagg import Masks, SecureRound

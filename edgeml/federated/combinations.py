@@ -15,7 +15,7 @@ from edgeml_runtime.wire import MalformedMessage, compress
 from edgeml_runtime.wire.secure import MAX_DEVICES
 
 if TYPE_CHECKING:
-    from edgeml.federated.federation import Plan
+    from edgeml.federated.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -8,70 +8,27 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from edgeml.artifacts import Task
 from edgeml.errors import UserError
-from edgeml.federated.aggregate import Believe, aggregate, apply_delta, least_updates
-from edgeml.federated.cohort import Candidate, CohortOptions, Patience, choose, deadline_after
+from edgeml.federated.aggregate import aggregate, apply_delta, least_updates
+from edgeml.federated.cohort import Candidate, choose, deadline_after
 from edgeml.federated.combinations import check_plan
-from edgeml.federated.privacy import Ledger, Privacy, adapted, drawn, noised_mean, noised_sum, require_accountant
+from edgeml.federated.offers import check_upload, make_offer
+from edgeml.federated.plan import Plan
+from edgeml.federated.privacy import Ledger, adapted, drawn, noised_mean, noised_sum, require_accountant
 from edgeml.federated.round import Outcome, Round, State
 from edgeml.federated.secagg import Masks, SecureRound, terms
-from edgeml.federated.server_step import Memory, ServerStep, take
-from edgeml.federated.strategy import Strategy, strategy
-from edgeml.federated.updates import Update, check_update
-from edgeml_runtime.wire import compress, tensors
-from edgeml_runtime.wire.blocks import digest_of
-from edgeml_runtime.wire.messages import Secure, TaskOffer
+from edgeml.federated.server_step import Memory, take
+from edgeml.federated.updates import Update
+from edgeml_runtime.wire.messages import TaskOffer
 from edgeml_runtime.wire.topics import DEVICE_ID
 
 REMEMBERED_DURATIONS = 200  # answers that the adaptive deadline looks back on
-UPDATE_SLACK_BYTES = 16 << 10  # names, shapes and losses of an update, beyond the parameters themselves
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How a federation runs; the fields of `federated:` in edgeml.yaml."""
-
-    rounds: int = 5
-    min_devices: int = 2  # the quorum of every round
-    learning_rate: float = 0.05
-    min_rows: int = 20
-    deadline_s: float = 60.0
-    seed: int = 0
-    strategy: str = "fedavg"  # of STRATEGIES
-    local_epochs: int = 1  # of the task, and
-    batch_size: int = 16  # its rows a step: how many steps an update is of
-    momentum: float = 0.0  # of its optimizer: how much those steps count together
-    mu: float | None = None  # instead of the strategy's
-    decay: float = 1.0  # of the learning rate, from round to round
-    epoch_decay: float = 1.0  # and from one local epoch to the next, where the task takes it
-    believe: Believe = field(default_factory=Believe)
-    server: ServerStep | None = None  # instead of the strategy's
-    compress: str = ""  # how updates travel, see `edgeml_runtime.wire.compress`
-    privacy: Privacy = field(default_factory=Privacy)
-    secure: Masks | None = None  # the server learns sums only
-    max_abandoned: int = 3  # rounds without a quorum in a row before the federation gives up
-    cohort: CohortOptions = field(default_factory=CohortOptions)
-    patience: Patience = field(default_factory=Patience)
-    mode: Literal["sync", "async"] = "sync"
-
-    @property
-    def quorum(self) -> int:
-        """Updates a round needs."""
-        return max(self.min_devices, self.privacy.min_cohort if self.privacy.where else 1)
-
-    @property
-    def row(self) -> Strategy:
-        """The strategy, with this plan's own numbers."""
-        found = strategy(self.strategy)
-        mu = found.mu if self.mu is None or not found.proximal else self.mu
-        return dataclasses.replace(found, mu=mu, server=self.server or found.server)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,54 +301,6 @@ def _abandoned(
         asked=asked,
         epsilon=epsilon,
     )
-
-
-def check_upload(
-    arrays: Mapping[str, np.ndarray], plan: Plan, parameters: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """Return the changes in an upload, as they were before compression; raise WireError when it has none."""
-    shapes = {name: value.shape for name, value in parameters.items()}
-    return check_update(compress.decode(arrays, plan.compress, shapes), parameters)
-
-
-def make_offer(
-    plan: Plan,
-    task: Task,
-    *,
-    parameters: Mapping[str, np.ndarray],
-    round: str,
-    model: str,
-    cohort: Iterable[str],
-    number: int,
-    deadline_s: float,
-    secure: Secure | None = None,
-) -> tuple[TaskOffer, bytes]:
-    """Return the offer of `task` to `cohort`, to be signed, and the blob of parameters it names.
-
-    `number` counts the rounds before this one: every round has its own seed.
-    """
-    blob = tensors.pack(parameters)
-    rate, privacy = plan.learning_rate * plan.decay**number, plan.privacy
-    given = {"lr": rate, "seed": float(plan.seed + number), "mu": plan.row.mu, "lr.decay": plan.epoch_decay}
-    offer = TaskOffer(
-        round=round,
-        kind=task.kind,
-        model=model,
-        cohort=tuple(sorted(cohort)),
-        graph=task.digest,
-        graph_bytes=len(task.data),
-        parameters=digest_of(blob),
-        parameters_bytes=len(blob),
-        scalars={name: given[name] for name in task.scalars},
-        min_rows=plan.min_rows,
-        max_update_bytes=len(blob) * (2 if secure and secure.bits == 64 else 1) + UPDATE_SLACK_BYTES,
-        deadline_s=deadline_s,
-        compress=plan.compress,
-        clip_norm=privacy.clip_norm if privacy.where and not privacy.adapt else 0.0,  # else the server must see lengths
-        noise=privacy.noise if privacy.where == "device" else 0.0,
-        secure=secure,
-    )
-    return offer, blob
 
 
 def _bar(one: Candidate, plan: Plan, ledger: Ledger) -> str:

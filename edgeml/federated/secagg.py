@@ -10,15 +10,15 @@ sent their masked update nothing of them is in the sum, after that all of it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from edgeml.errors import UserError
+from edgeml.federated.opening import Opener, Unopened
 from edgeml.federated.round import Outcome, State
 from edgeml.federated.updates import BadUpdate, Update, fault_of
 from edgeml_runtime.wire import MalformedMessage, WireError, masking, shamir
@@ -337,7 +337,7 @@ class SecureRound:
     def _finish(self, now: float) -> None:
         try:
             self.change, self.weight = self._unmasked()
-        except _Unopened as error:
+        except Unopened as error:
             self.culprit = error.device
             self._end(State.ABANDONED, str(error), now)
         except MalformedMessage as error:
@@ -349,7 +349,7 @@ class SecureRound:
         """Return the mean and the sum of weights; raise MalformedMessage when the masks cannot be taken off."""
         total, there = self._total.copy(), self._expected[Phase.AGREED]
         keys, said = self._said[Phase.KEYS], self._said[Phase.SHARES]
-        opener = _Opener(self._expected[Phase.SHARES], self._said[Phase.UNMASK], self.asked.threshold)
+        opener = Opener(self._expected[Phase.SHARES], self._said[Phase.UNMASK], self.asked.threshold)
         for name in there:
             seed = opener.seed(name, said[name].commitment)
             total -= masking.stream(seed, total.size, total.dtype)
@@ -373,53 +373,3 @@ class SecureRound:
         name = device if device in self.cohort else "*"
         self.rejected.setdefault(name, Counter())[fault] += 1
         return fault
-
-
-class _Unopened(MalformedMessage):
-    def __init__(self, device: str, what: str) -> None:
-        super().__init__(f"the shares of {device}'s {what} do not fit: it, or too many others, sent false ones")
-        self.device = device
-
-
-class _Opener:
-    """Secrets back from shares. A share that does not fit is left out, as long as `threshold` others remain."""
-
-    def __init__(self, members: Sequence[str], said: Mapping[str, Say], threshold: int) -> None:
-        self._numbers = {name: number for number, name in enumerate(members)}
-        self._said, self._threshold = said, threshold
-        self._weights: dict[tuple[int, ...], dict[int, int]] = {}
-
-    def seed(self, name: str, commitment: bytes) -> bytes:
-        """Return the seed of a device's own mask, which fits its commitment."""
-        for secret in self._secrets(name, {u: say.seeds for u, say in self._said.items()}):
-            if masking.commitment(secret) == commitment:
-                return secret
-        raise _Unopened(name, "own mask")
-
-    def mask_key(self, name: str, public: bytes) -> X25519PrivateKey:
-        """Return the mask key of a device that is gone, which fits its public key."""
-        for secret in self._secrets(name, {u: say.masks for u, say in self._said.items()}):
-            private = X25519PrivateKey.from_private_bytes(secret)
-            if private.public_key().public_bytes_raw() == public:
-                return private
-        raise _Unopened(name, "mask key")
-
-    def _secrets(self, name: str, told: Mapping[str, Mapping[str, bytes]]) -> Iterator[bytes]:
-        shares = {self._numbers[u]: given[name] for u, given in sorted(told.items()) if name in given}
-        for chosen in _choices(tuple(shares), self._threshold):
-            if chosen not in self._weights:
-                self._weights[chosen] = shamir.weights(chosen)
-            try:
-                yield shamir.combine(shares, self._weights[chosen])
-            except MalformedMessage:
-                continue
-
-
-def _choices(numbers: tuple[int, ...], threshold: int) -> Iterator[tuple[int, ...]]:
-    """Yield the first `threshold` of `numbers`, then the same with each of them left out in turn."""
-    if len(numbers) < threshold:
-        return
-    yield numbers[:threshold]
-    if len(numbers) > threshold:
-        for left_out in numbers[:threshold]:
-            yield tuple(number for number in numbers if number != left_out)[:threshold]

@@ -15,7 +15,9 @@ import numpy as np
 from edgeml.artifacts import Task
 from edgeml.errors import DataError, UserError
 from edgeml.federated.cohort import Candidate, CohortOptions, choose, deadline_after
-from edgeml.federated.federation import Plan, RoundResult, make_offer
+from edgeml.federated.federation import RoundResult
+from edgeml.federated.offers import make_offer
+from edgeml.federated.plan import Plan
 from edgeml.federated.round import Round, State
 from edgeml.federated.updates import Update, check_outputs
 from edgeml_runtime.wire.messages import TaskOffer
