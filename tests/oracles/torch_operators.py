@@ -13,6 +13,10 @@ import torch.nn.functional as F
 OPERATORS = {}
 
 
+class NoOpinion(Exception):
+    """What torch computes otherwise than ONNX defines it."""
+
+
 def operator(*names):
     def register(function):
         OPERATORS.update(dict.fromkeys(names, function))
@@ -287,7 +291,7 @@ def resize(a, o, s):
         return _nearest(a[0], o, s, scales or [s[i] / a[0].shape[i] for i in (2, 3)])
     align = o.get("coordinate_transformation_mode", "half_pixel") == "align_corners"
     if o.get("antialias"):
-        raise NotImplementedError("torch's antialias is another one than ONNX's, at the edges")
+        raise NoOpinion("torch's antialias is another one than ONNX's, at the edges")
     return F.interpolate(a[0], **how, mode={"linear": "bilinear", "cubic": "bicubic"}[mode], align_corners=align)
 
 
@@ -342,7 +346,6 @@ def conv_transpose(a, o, s):
     y = function(
         a[0],
         a[1],
-        a[2] if len(a) > 2 else None,
         stride=o.get("strides", [1] * rank),
         dilation=o.get("dilations", [1] * rank),
         groups=o.get("group", 1),
@@ -350,10 +353,9 @@ def conv_transpose(a, o, s):
     pads, more = o.get("pads", [0] * 2 * rank), o.get("output_padding", [0] * rank)
     for i in range(rank):
         end = y.shape[2 + i] - pads[rank + i] + more[i]
-        if end > y.shape[2 + i]:
-            raise NotImplementedError("an output padding beyond the padding")
-        y = y.narrow(2 + i, pads[i], end - pads[i])
-    return y
+        beyond = [0] * 2 * (rank - 1 - i) + [0, max(0, end - y.shape[2 + i])]  # only the bias reaches there
+        y = F.pad(y, beyond).narrow(2 + i, pads[i], end - pads[i])
+    return y + a[2].reshape(1, -1, *[1] * rank) if len(a) > 2 else y
 
 
 @operator("MaxPool")
