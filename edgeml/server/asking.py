@@ -14,7 +14,7 @@ import numpy as np
 
 from edgeml.registry import Upload
 from edgeml.server.course import Arrays, GiveUp, Kept, RoundEnd, Shop, Work, reasons
-from edgeml.server.learner import Finding
+from edgeml.server.learner import Asked, Finding
 from edgeml.server.synchronous import Synchronous
 from edgeml.tasks.study import Study
 from edgeml_runtime.wire.plain import from_plain, to_plain
@@ -24,17 +24,10 @@ ToWork = Callable[[str, Study], Work]  # name and study of a question -> what a 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tally:
-    """What a study has cost so far, and how it ended; its result is made of the sums, which are arrays."""
+class Tally(Asked):
+    """How a study stands, and how it ended; its result is made of the sums, which are arrays."""
 
     name: str
-    devices: tuple[str, ...] = ()
-    rows: int = 0
-    rounds: int = 0
-    bytes_up: int = 0
-    bytes_down: int = 0
-    seconds: float = 0.0
-    why: str = ""  # there is no result
     taken: int = 0  # sums
 
 
@@ -164,16 +157,8 @@ class Asking:
     def _close(self, tally: Tally, study: Study, sums: Mapping[str, np.ndarray]) -> None:
         self._tallies.append(tally)
         self._sums |= sums
-        self.findings[tally.name] = Finding(
-            result=None if tally.why else study.result(),
-            devices=tally.devices,
-            rows=tally.rows,
-            rounds=tally.rounds,
-            bytes_up=tally.bytes_up,
-            bytes_down=tally.bytes_down,
-            seconds=tally.seconds,
-            why=tally.why,
-        )
+        cost = {part.name: getattr(tally, part.name) for part in dataclasses.fields(Asked)}
+        self.findings[tally.name] = Finding(result=None if tally.why else study.result(), **cost)
 
 
 def _is(name: str, prefix: str, number: int) -> bool:

@@ -15,10 +15,9 @@ from edgeml.tasks.study import Study
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
-    """What the fleet answered to one study; without a result, `why` says why not."""
+class Asked:
+    """Who answered a study, and what it cost; `why` says why it has no result."""
 
-    result: Any
     devices: tuple[str, ...] = ()
     rows: int = 0
     rounds: int = 0
@@ -26,6 +25,13 @@ class Finding:
     bytes_down: int = 0
     seconds: float = 0.0
     why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding(Asked):
+    """What the fleet answered to one study; None and `why`, where it has no result."""
+
+    result: Any
 
 
 Findings = Mapping[str, Finding]
