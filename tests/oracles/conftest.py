@@ -12,7 +12,7 @@ import pytest
 from tests.oracles.compare import NEEDS
 
 # what runs in that Python, and not in this one
-collect_ignore = ["onnx_ad_side.py", "torch_exports.py", "torch_operators.py", "torch_side.py"]
+collect_ignore = ["onnx_ad_side.py", "torch_exports.py", "torch_layers.py", "torch_operators.py", "torch_side.py"]
 
 
 @pytest.fixture(scope="session")

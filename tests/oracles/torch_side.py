@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch_operators import OPERATORS
+from torch_layers import OPERATORS
 
 
 def gradients(path):
