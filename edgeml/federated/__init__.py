@@ -11,7 +11,8 @@ from edgeml.federated.federation import Federation, RoundResult
 from edgeml.federated.offers import check_upload, make_offer
 from edgeml.federated.plan import Plan
 from edgeml.federated.privacy import Privacy
-from edgeml.federated.round import Outcome, Round, State
+from edgeml.federated.roll import Outcome, State
+from edgeml.federated.round import Round
 from edgeml.federated.secagg import Masks, SecureRound
 from edgeml.federated.server_step import STEPS, Memory, ServerStep, take
 from edgeml.federated.strategy import STRATEGIES, Strategy, strategy

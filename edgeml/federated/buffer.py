@@ -22,7 +22,8 @@ import numpy as np
 from edgeml.errors import UserError
 from edgeml.federated.aggregate import apply_delta
 from edgeml.federated.cohort import Candidate, CohortOptions, objection
-from edgeml.federated.round import MAX_STRANGERS, OTHERS, Check, State
+from edgeml.federated.roll import MAX_STRANGERS, OTHERS, State
+from edgeml.federated.round import Check
 from edgeml.federated.server_step import Memory, ServerStep, take
 from edgeml.federated.updates import BadUpdate, Update, check_update, fault_of
 from edgeml_runtime.wire import WireError

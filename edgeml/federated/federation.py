@@ -21,7 +21,8 @@ from edgeml.federated.combinations import check_plan
 from edgeml.federated.offers import check_upload, make_offer
 from edgeml.federated.plan import Plan
 from edgeml.federated.privacy import Ledger, adapted, drawn, noised_mean, noised_sum, require_accountant
-from edgeml.federated.round import Outcome, Round, State
+from edgeml.federated.roll import Outcome, State
+from edgeml.federated.round import Round
 from edgeml.federated.secagg import Masks, SecureRound, terms
 from edgeml.federated.server_step import Memory, take
 from edgeml.federated.updates import Update

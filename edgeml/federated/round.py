@@ -10,27 +10,18 @@ nothing and is counted per device, with the reason.
 from __future__ import annotations
 
 import dataclasses
-import enum
 import functools
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 
-from edgeml.errors import QuorumNotReached, UserError
+from edgeml.errors import UserError
+from edgeml.federated.roll import MAX_STRANGERS, OTHERS, Roll, State
 from edgeml.federated.updates import BadUpdate, Update, check_update, fault_of
 from edgeml_runtime.wire import WireError
 
-MAX_STRANGERS = 1000  # distinct ids counted by name; the rest share one entry, so that a flood stays small
-OTHERS = "*"
 Check = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]  # what an update brings -> what is kept of it
-
-
-class State(enum.Enum):
-    OPEN = "open"
-    CLOSED = "closed"
-    ABANDONED = "abandoned"
 
 
 TRANSITIONS = {
@@ -42,31 +33,7 @@ TRANSITIONS = {
 }
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a round ended. `rejected` counts, by device and reason, what was not taken."""
-
-    round: str
-    state: State
-    why: str
-    quorum: int
-    updates: tuple[Update, ...]  # in the order of their devices' ids
-    refused: Mapping[str, str]  # device -> its reason
-    silent: tuple[str, ...]  # devices of the cohort that sent neither update nor refusal
-    rejected: Mapping[str, Mapping[str, int]]
-    seconds: float
-    took: Mapping[str, float] = field(default_factory=dict)  # seconds from the offer to each device's update
-    change: Mapping[str, np.ndarray] | None = None  # the mean, where nobody saw the updates (secure aggregation)
-
-    @property
-    def error(self) -> QuorumNotReached | None:
-        """What to raise or show for an abandoned round; None for a closed one."""
-        if self.state is State.CLOSED:
-            return None
-        return QuorumNotReached(self.round, len(self.updates), self.quorum)
-
-
-class Round:
+class Round(Roll):
     """The server's side of one round over a fixed cohort."""
 
     def __init__(
@@ -90,17 +57,10 @@ class Round:
             raise UserError(f"round {id}: a quorum of {quorum} in a cohort of {len(cohort)}; choose 1 to {len(cohort)}")
         if deadline <= opened:
             raise UserError(f"round {id}: the deadline is {opened - deadline:g} s before it opens; give it time")
-        self.id, self.cohort, self.quorum = id, cohort, quorum
-        self.opened, self.deadline, self.min_rows = opened, deadline, min_rows
+        super().__init__(id, cohort, quorum=quorum, opened=opened)
+        self.deadline, self.min_rows = deadline, min_rows
         self.target = len(cohort) if target is None else max(quorum, min(target, len(cohort)))
-        self.state, self.why = State.OPEN, ""
-        self.updates: dict[str, Update] = {}
-        self.refused: dict[str, str] = {}
-        self.lost_devices: set[str] = set()
-        self.rejected: dict[str, Counter[str]] = {}
-        self.took: dict[str, float] = {}
         self._check = check or functools.partial(check_update, parameters=parameters)
-        self._ended = 0.0
 
     def receive(self, device: str, update: Update, now: float) -> str:
         """Take the update of `device`; return "" or why it was not taken."""
@@ -126,10 +86,6 @@ class Round:
             self._settle(now)
         return self._reject(device, reason or fault_of(error))
 
-    def count(self, device: str, fault: str) -> None:
-        """Count something that never came as far as an update of this round."""
-        self._reject(device, fault)
-
     def refuse(self, device: str, reason: str, now: float) -> str:
         """Note that `device` takes no part, which it may still change; return "" or why that was not noted."""
         if unwelcome := self._unwelcome(device, now):
@@ -138,42 +94,12 @@ class Round:
         self._settle(now)
         return ""
 
-    def lost(self, device: str, now: float) -> None:
-        """Note that `device` went away: nobody waits for it once there is a quorum, but it may come back."""
-        self.tick(now)
-        if self.state is State.OPEN and device in self.cohort:
-            self.lost_devices.add(device)
-            self._settle(now)
-
-    def back(self, device: str, now: float) -> None:
-        """Note that a lost `device` is back: it is waited for again."""
-        self.tick(now)
-        self.lost_devices.discard(device)
-
     def tick(self, now: float) -> State:
         """Return the state at `now`, after the deadline had its say."""
         if now >= self.deadline:
             reached = len(self.updates) >= self.quorum
             self._step("deadline, quorum reached" if reached else "deadline, quorum missed", now)
         return self.state
-
-    @property
-    def outcome(self) -> Outcome | None:
-        """How the round ended, or None while it is open."""
-        if self.state is State.OPEN:
-            return None
-        return Outcome(
-            round=self.id,
-            state=self.state,
-            why=self.why,
-            quorum=self.quorum,
-            updates=tuple(self.updates[device] for device in sorted(self.updates)),
-            refused=dict(self.refused),
-            silent=tuple(sorted(self.cohort - self.updates.keys() - self.refused.keys())),
-            rejected={device: dict(counts) for device, counts in self.rejected.items()},
-            seconds=self._ended - self.opened,
-            took=dict(self.took),
-        )
 
     def _unwelcome(self, device: str, now: float) -> str:
         if device not in self.cohort:

@@ -19,7 +19,7 @@ import numpy as np
 
 from edgeml.errors import UserError
 from edgeml.federated.opening import Opener, Unopened
-from edgeml.federated.round import Outcome, State
+from edgeml.federated.roll import OTHERS, Roll, State
 from edgeml.federated.updates import BadUpdate, Update, fault_of
 from edgeml_runtime.wire import MalformedMessage, WireError, masking, shamir
 from edgeml_runtime.wire.masking import MASKED, halves
@@ -74,7 +74,7 @@ class Phase(StrEnum):
 ORDER = tuple(Phase)
 
 
-class SecureRound:
+class SecureRound(Roll):
     """One round over a fixed cohort whose updates nobody sees; the events are those of `Round`, and `said`."""
 
     def __init__(
@@ -88,19 +88,12 @@ class SecureRound:
         min_rows: int = 1,
     ) -> None:
         """Open it; `deadline` is of the training, after which every phase has `asked.phase_s`."""
-        self.id, self.asked, self.cohort = id, asked, frozenset(asked.keys)
-        self.quorum = self.target = asked.threshold
-        self.opened, self.deadline, self.min_rows = opened, deadline, min_rows
-        self.state, self.why, self.phase = State.OPEN, "", Phase.KEYS
-        self.updates: dict[str, Update] = {}  # masked ones that arrived, without their values
-        self.refused: dict[str, str] = {}
-        self.lost_devices: set[str] = set()
-        self.rejected: dict[str, Counter[str]] = {}
-        self.took: dict[str, float] = {}
-        self.change: dict[str, np.ndarray] | None = None  # float64, the weighted mean
+        super().__init__(id, frozenset(asked.keys), quorum=asked.threshold, opened=opened)  # updates without values
+        self.asked, self.phase, self.target = asked, Phase.KEYS, asked.threshold
+        self.deadline, self.min_rows = deadline, min_rows
         self.weight = 0.0
         self.culprit = ""  # the device whose shares did not open
-        self._shapes, self._phase_deadline, self._ended = dict(shapes), deadline, 0.0
+        self._shapes, self._phase_deadline = dict(shapes), deadline
         self._expected: dict[Phase, tuple[str, ...]] = {Phase.KEYS: tuple(sorted(self.cohort))}
         self._said: dict[Phase, dict[str, Say]] = {phase: {} for phase in Phase}
         self._sizes: Counter[str] = Counter()
@@ -158,10 +151,6 @@ class SecureRound:
             self._settle(now)
         return self._reject(device, fault or fault_of(error))
 
-    def count(self, device: str, fault: str) -> None:
-        """Count something that never came as far as this round."""
-        self._reject(device, fault)
-
     def refuse(self, device: str, reason: str, now: float) -> str:
         """Note that `device` takes no further part; return "" or why that was not noted."""
         if fault := self._unwelcome(device, self.phase, now):
@@ -169,18 +158,6 @@ class SecureRound:
         self.refused[device] = reason
         self._settle(now)
         return ""
-
-    def lost(self, device: str, now: float) -> None:
-        """Note that `device` went away: nobody waits for it once the threshold is there."""
-        self.tick(now)
-        if self.state is State.OPEN and device in self.cohort:
-            self.lost_devices.add(device)
-            self._settle(now)
-
-    def back(self, device: str, now: float) -> None:
-        """Note that a lost `device` is back; `ask_of` is what it may have missed."""
-        self.tick(now)
-        self.lost_devices.discard(device)
 
     def tick(self, now: float) -> State:
         """Return the state at `now`, after the phase's deadline had its say."""
@@ -201,25 +178,6 @@ class SecureRound:
     def ask_of(self, device: str) -> Ask | None:
         """Return the last ask of `device`, to be sent again to one that is back."""
         return self._asks.get(device) if self.state is State.OPEN else None
-
-    @property
-    def outcome(self) -> Outcome | None:
-        """How the round ended, or None while it is open."""
-        if self.state is State.OPEN:
-            return None
-        return Outcome(
-            round=self.id,
-            state=self.state,
-            why=self.why,
-            quorum=self.quorum,
-            updates=tuple(self.updates[device] for device in sorted(self.updates)),
-            refused=dict(self.refused),
-            silent=tuple(sorted(self.cohort - self.updates.keys() - self.refused.keys())),
-            rejected={device: dict(counts) for device, counts in self.rejected.items()},
-            seconds=self._ended - self.opened,
-            took=dict(self.took),
-            change=self.change,
-        )
 
     # --- checks
 
@@ -370,6 +328,6 @@ class SecureRound:
             self.change = None
 
     def _reject(self, device: str, fault: str) -> str:
-        name = device if device in self.cohort else "*"
+        name = device if device in self.cohort else OTHERS
         self.rejected.setdefault(name, Counter())[fault] += 1
         return fault

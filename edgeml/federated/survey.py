@@ -18,7 +18,8 @@ from edgeml.federated.cohort import Candidate, CohortOptions, choose, deadline_a
 from edgeml.federated.federation import RoundResult
 from edgeml.federated.offers import make_offer
 from edgeml.federated.plan import Plan
-from edgeml.federated.round import Round, State
+from edgeml.federated.roll import State
+from edgeml.federated.round import Round
 from edgeml.federated.updates import Update, check_outputs
 from edgeml_runtime.wire.messages import TaskOffer
 from edgeml_runtime.wire.tasks import KEEP

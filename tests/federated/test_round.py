@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from edgeml.errors import QuorumNotReached, UserError
 from edgeml.federated import FAULTS, Round, State, Update, aggregate
-from edgeml.federated.round import MAX_STRANGERS, OTHERS, TRANSITIONS
+from edgeml.federated.roll import MAX_STRANGERS, OTHERS
+from edgeml.federated.round import TRANSITIONS
 
 PARAMETERS = {"w": np.zeros((2, 3), np.float32), "b": np.zeros(3, np.float32)}
 
