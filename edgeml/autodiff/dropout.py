@@ -1,12 +1,13 @@
 """Dropout whose mask is a function of a counter: equal on every device and every onnxruntime, and repeatable in numpy.
 
-An element of the layer number `layer` is kept when its key, a polynomial of its place modulo a prime whose coefficients
-derive from `draw` and `layer`, is not below ratio * prime; what is kept grows by 1 / (1 - ratio). `draw`, an int64
+An element of the layer number `layer` is kept when its key (`counter.keys`, of `draw` and `layer`) is not below
+ratio * prime; what is kept grows by 1 / (1 - ratio). `draw`, an int64
 input of the graph, is another number at every step; a negative one drops nothing, for a loss without noise.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,12 +15,11 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgeml.autodiff.builder import describe
+from edgeml.autodiff.counter import PRIME, emit_keys, keys
 from edgeml.autodiff.shapes import infer
 from edgeml.errors import UnsupportedModel, UserError
 
 DRAW = "draw"
-PRIME = 2**31 - 1  # products of two residues stay below 2^63
-_MULTIPLIER, _INCREMENT = 48271, 12345  # of the Lehmer generator that spreads small numbers
 _PREFIX = "ad.dropout"
 
 
@@ -31,10 +31,7 @@ def mask(shape: tuple[int, ...], *, ratio: float, draw: int, layer: int) -> np.n
     >>> bool(mask((2, 3), ratio=0.9, draw=-1, layer=0).all())
     True
     """
-    a, b, c = _coefficients(draw % PRIME, layer)
-    key = (np.arange(np.prod(shape, dtype=np.int64)) * a + b) % PRIME
-    key = (key * key + c) % PRIME
-    key = (key * key + a) % PRIME
+    key = keys(math.prod(shape), draw, layer)
     return ((key >= _threshold(ratio)) | (draw < 0)).reshape(shape)
 
 
@@ -112,18 +109,6 @@ def _threshold(ratio: float) -> int:
     return round(ratio * PRIME)
 
 
-def _mix(x: int) -> int:
-    x = (x * _MULTIPLIER + _INCREMENT) % PRIME
-    return (x * x + x + 1) % PRIME
-
-
-def _coefficients(draw: int, layer: int) -> tuple[int, int, int]:
-    a = _mix(_mix(draw) + layer)
-    b = _mix(a + 2)
-    c = _mix(b + 3)
-    return 1 + a % (PRIME - 1), b, c
-
-
 class _Written:
     """The nodes that stand in for one Dropout."""
 
@@ -145,23 +130,9 @@ class _Written:
 
     def kept(self, x: str, *, ratio: float, layer: int) -> str:
         """Return `mask` of the shape of `x`, for a `draw` that is not negative."""
-        op, number = self.op, self.number
-        raw = self.mix(op("Add", self.mix(self.modulo(DRAW)), number(layer)))
-        b = self.mix(op("Add", raw, number(2)))
-        c = self.mix(op("Add", b, number(3)))
-        a = op("Add", number(1), op("Mod", raw, number(PRIME - 1)))
-        index = op("Range", number(0), op("Size", x), number(1))
-        key = self.modulo(op("Add", op("Mul", index, a), b))
-        key = self.modulo(op("Add", op("Mul", key, key), c))
-        key = self.modulo(op("Add", op("Mul", key, key), a))
-        return op("Reshape", op("GreaterOrEqual", key, number(_threshold(ratio))), op("Shape", x))
-
-    def modulo(self, name: str) -> str:
-        return self.op("Mod", name, self.number(PRIME))
-
-    def mix(self, name: str) -> str:
-        x = self.modulo(self.op("Add", self.op("Mul", name, self.number(_MULTIPLIER)), self.number(_INCREMENT)))
-        return self.modulo(self.op("Add", self.op("Add", self.op("Mul", x, x), x), self.number(1)))
+        op = self.op
+        key, _ = emit_keys(self, count=op("Size", x), seed=DRAW, turn=self.number(layer))
+        return op("Reshape", op("GreaterOrEqual", key, self.number(_threshold(ratio))), op("Shape", x))
 
     def op(self, op_type: str, *inputs: str) -> str:
         name = f"{self.prefix}{op_type}.{len(self.nodes)}"

@@ -17,7 +17,8 @@ from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, nu
 
 from edgeml.artifacts import Task, TrainingGraph
 from edgeml.autodiff.backward import live
-from edgeml.autodiff.dropout import DRAW, PRIME
+from edgeml.autodiff.counter import PRIME
+from edgeml.autodiff.dropout import DRAW
 from edgeml.autodiff.shaping import ANCHOR, CONTROL, MU
 from edgeml.errors import UserError
 from edgeml.tasks.emitter import Emitter, outputs_of

@@ -14,11 +14,12 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from edgeml.artifacts import Task, TrainingGraph
 from edgeml.autodiff import SGD, training_step
+from edgeml.autodiff.counter import PRIME
 from edgeml.errors import UserError
 from edgeml.tasks import permutation, training
 from edgeml.tasks.emitter import Emitter
 from edgeml.tasks.hoist import ROWWISE, split
-from edgeml.tasks.permutation import PRIME, emit_permutation
+from edgeml.tasks.permutation import emit_permutation
 from edgeml_runtime.session import Session
 
 node = helper.make_node
