@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,13 +117,9 @@ def a_fleet(
 
 def federate(folder: Path, *, rounds: int, kind: Choice = "auto") -> Run:
     """Run `rounds` rounds over three agents and return what passed the broker."""
-    held = shares()
     with a_fleet(folder, agents=3, kind=kind) as fleet:
         registry = fleet.registry
-        for agent, (pixels, digits) in zip(fleet.agents, held, strict=True):
-            agent.call("/samples", {"rows": pixels.tolist(), "targets": [str(digit) for digit in digits]})
-        counts = sorted(len(digits) for _, digits in held)
-        wait_until(lambda: sorted(reported(registry)) == counts, fleet.processes, what="the samples")
+        deal(fleet, shares())
         offers: list[bytes] = []
         with listening(fleet.broker.host, fleet.broker.port, offers):
             options = {"rounds": rounds, "min_devices": 3, "local_epochs": EPOCHS, "batch_size": BATCH}
@@ -132,6 +128,14 @@ def federate(folder: Path, *, rounds: int, kind: Choice = "auto") -> Run:
         unique = {signed.unverified(offer)["round"]: signed.unverified(offer) for offer in offers}
         weights = [unpack(registry.blob(offer["parameters"])) for offer in unique.values()]
         return Run(list(unique.values()), weights, list(record.rounds))
+
+
+def deal(fleet: Fleet, held: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Give every agent its rows, and wait until the server knows of them."""
+    for agent, (pixels, digits) in zip(fleet.agents, held, strict=True):
+        agent.call("/samples", {"rows": pixels.tolist(), "targets": [str(digit) for digit in digits]})
+    counts = sorted(len(digits) for _, digits in held)
+    wait_until(lambda: sorted(reported(fleet.registry)) == counts, fleet.processes, what="the samples")
 
 
 def reported(registry: Registry) -> list[int]:

@@ -35,9 +35,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.federated_round import a_fleet, fp32_graph, listening, reported, shares
+from benchmarks.federated_round import a_fleet, deal, fp32_graph, listening, shares
 from edgeml.artifacts import OnnxModel
-from edgeml.demo.agents import wait_until
 from edgeml.graph import set_initializers
 from edgeml.pipeline.wait import wait_federation
 from edgeml_runtime.measure import environment
@@ -165,10 +164,7 @@ def ours(
     count = len(held)
     with a_fleet(folder / "ours", agents=count, kind="mosquitto", door=Proxy) as fleet:
         registry = fleet.registry
-        for agent, (pixels, digits) in zip(fleet.agents, held, strict=True):
-            agent.call("/samples", {"rows": pixels.tolist(), "targets": [str(digit) for digit in digits]})
-        counts = sorted(len(digits) for _, digits in held)
-        wait_until(lambda: sorted(reported(registry)) == counts, fleet.processes, what="the samples")
+        deal(fleet, held)
         offers: list[bytes] = []
         before = [(door.up, door.down) for door in fleet.doors]
         with (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from edgeml.graph.opsets import OLDEST
 from edgeml_runtime.session import VERSION
+from tests.conftest import throwaway
 
 VERSIONS = (f"{OLDEST}.2", "1.20.1", "1.22.1", "1.24.1", VERSION)  # the oldest, some between, and ours
 
@@ -34,12 +34,6 @@ def python_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
         if version == VERSION:
             return Path(sys.executable)
         needs = (f"onnxruntime=={version}", "numpy<2.1" if version == VERSIONS[0] else "numpy")
-        folder = tmp_path_factory.mktemp("runtime")
-        python = folder / "bin" / "python"
-        for command in ([sys.executable, "-m", "venv", folder], [python, "-m", "pip", "install", "--quiet", *needs]):
-            done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-            if done.returncode:
-                pytest.fail(f"cannot make a Python with {' and '.join(needs)}: {done.stderr.strip()[-400:]}")
-        return python
+        return throwaway(tmp_path_factory.mktemp("runtime"), needs)
 
     return make
