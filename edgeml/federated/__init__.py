@@ -7,10 +7,11 @@ from edgeml.federated.aggregate import AGGREGATORS, Believe, aggregate, apply_de
 from edgeml.federated.assembly import Assembly
 from edgeml.federated.buffer import Buffer, BufferOptions, Held, Step, Ticket
 from edgeml.federated.cohort import Candidate, Cohort, CohortOptions, Patience, choose, deadline_after
-from edgeml.federated.federation import Federation, RoundResult
+from edgeml.federated.federation import Federation
 from edgeml.federated.offers import check_upload, make_offer
 from edgeml.federated.plan import Plan
 from edgeml.federated.privacy import Privacy
+from edgeml.federated.results import RoundResult
 from edgeml.federated.roll import Outcome, State
 from edgeml.federated.round import Round
 from edgeml.federated.secagg import Masks, SecureRound

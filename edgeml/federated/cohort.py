@@ -86,6 +86,11 @@ class Cohort:
     passed_over: Mapping[str, str] = field(default_factory=dict)
 
 
+def candidates_of(fleet: Mapping[str, int] | Sequence[Candidate]) -> Sequence[Candidate]:
+    """Return the candidates of `fleet`, which may be given as labelled rows by device."""
+    return [Candidate(device=d, rows=n) for d, n in fleet.items()] if isinstance(fleet, Mapping) else fleet
+
+
 def choose(
     candidates: Iterable[Candidate], options: CohortOptions, *, min_rows: int, quorum: int, draw: Sequence[int]
 ) -> Cohort:

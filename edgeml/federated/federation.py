@@ -9,18 +9,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from edgeml.artifacts import Task
 from edgeml.errors import UserError
 from edgeml.federated.aggregate import aggregate, apply_delta, least_updates
-from edgeml.federated.cohort import Candidate, choose, deadline_after
+from edgeml.federated.cohort import Candidate, candidates_of, choose, deadline_after
 from edgeml.federated.combinations import check_plan
 from edgeml.federated.offers import check_upload, make_offer
 from edgeml.federated.plan import Plan
 from edgeml.federated.privacy import Ledger, adapted, drawn, noised_mean, noised_sum, require_accountant
+from edgeml.federated.results import RoundResult, abandoned, gave_up
 from edgeml.federated.roll import Outcome, State
 from edgeml.federated.round import Round
 from edgeml.federated.secagg import Masks, SecureRound, terms
@@ -30,26 +30,6 @@ from edgeml_runtime.wire.messages import TaskOffer
 from edgeml_runtime.wire.topics import DEVICE_ID
 
 REMEMBERED_DURATIONS = 200  # answers that the adaptive deadline looks back on
-
-
-@dataclass(frozen=True, kw_only=True)
-class RoundResult:
-    """One line of the history. `metric` and `bytes_down` are the caller's to fill."""
-
-    round: str
-    state: str
-    participants: tuple[str, ...]
-    loss_before: float | None = None  # of the round's first parameters, over the participants' rows
-    loss: float | None = None  # after their local training, before aggregation
-    bytes_up: int
-    seconds: float
-    metric: float | None = None
-    bytes_down: int = 0
-    why: str = ""  # it ended
-    asked: tuple[str, ...] = ()  # all of its cohort
-    epsilon: float | None = None  # spent until here, with differential privacy
-    culprit: str = ""  # the device that spoilt a masked sum: not asked again
-    next_clip: float = 0.0  # of an adaptive clip norm, for the rounds after this one
 
 
 class Federation:
@@ -105,8 +85,7 @@ class Federation:
     @property
     def given_up(self) -> bool:
         """Whether the last rounds all missed their quorum."""
-        last = self.history[-self.plan.max_abandoned :]
-        return len(last) == self.plan.max_abandoned and all(r.state == State.ABANDONED.value for r in last)
+        return gave_up(self.history, self.plan.max_abandoned)
 
     @property
     def ledger(self) -> Ledger:
@@ -130,7 +109,7 @@ class Federation:
         if self.finished or self.round is not None:
             return None
         plan, number = self.plan, len(self.history) + 1
-        known = [Candidate(device=d, rows=n) for d, n in fleet.items()] if isinstance(fleet, Mapping) else fleet
+        known = candidates_of(fleet)
         self.known |= {one.device: one.rows for one in known}
         ledger = self.ledger
         barred = {one.device: why for one in known if (why := _bar(one, plan, ledger))}
@@ -180,7 +159,7 @@ class Federation:
     def _skip(self, round_id: str, drew: int) -> None:
         """Write down a round that chance gave too few devices: drawing again would favour those that are drawn."""
         why = f"{drew} devices were drawn, and {self.plan.quorum} are needed: raise sampling"
-        self.history.append(_abandoned(round_id, why, epsilon=self.ledger.epsilon(self.plan.privacy)))
+        self.history.append(abandoned(round_id, why, epsilon=self.ledger.epsilon(self.plan.privacy)))
 
     def cut_short(self, now: float) -> RoundResult:
         """Return what becomes of the open round if the server stops now and cannot take it up again."""
@@ -188,7 +167,7 @@ class Federation:
         asked, privacy = tuple(sorted(self.round.cohort)), self.plan.privacy
         epsilon = self.ledger.after(asked, closed=False).epsilon(privacy)
         why, seconds = "the server stopped, and masks die with it", now - self.round.opened
-        return _abandoned(self.round.id, why, asked=asked, epsilon=epsilon, seconds=seconds)
+        return abandoned(self.round.id, why, asked=asked, epsilon=epsilon, seconds=seconds)
 
     def checked(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the changes in an upload, as they were before compression; raise WireError when it has none."""
@@ -285,23 +264,6 @@ class Federation:
             raise UserError(f"federation {self.run}: no round has ended yet")
         self.history[-1] = dataclasses.replace(self.history[-1], metric=metric, bytes_down=bytes_down)
         return self.history[-1]
-
-
-def _abandoned(
-    round_id: str, why: str, *, epsilon: float | None, asked: tuple[str, ...] = (), seconds: float = 0.0
-) -> RoundResult:
-    return RoundResult(
-        round=round_id,
-        state=State.ABANDONED.value,
-        participants=(),
-        loss_before=None,
-        loss=None,
-        bytes_up=0,
-        seconds=seconds,
-        why=why,
-        asked=asked,
-        epsilon=epsilon,
-    )
 
 
 def _bar(one: Candidate, plan: Plan, ledger: Ledger) -> str:

@@ -15,7 +15,8 @@ import numpy as np
 
 from edgeml.errors import UserError
 from edgeml.federated.buffer import Buffer, Ticket
-from edgeml.federated.federation import Federation, RoundResult
+from edgeml.federated.federation import Federation
+from edgeml.federated.results import RoundResult
 from edgeml.federated.round import Check, Round
 from edgeml.federated.secagg import SecureRound
 from edgeml.federated.server_step import Memory

@@ -14,10 +14,10 @@ import numpy as np
 
 from edgeml.artifacts import Task
 from edgeml.errors import DataError, UserError
-from edgeml.federated.cohort import Candidate, CohortOptions, choose, deadline_after
-from edgeml.federated.federation import RoundResult
+from edgeml.federated.cohort import Candidate, CohortOptions, candidates_of, choose, deadline_after
 from edgeml.federated.offers import make_offer
 from edgeml.federated.plan import Plan
+from edgeml.federated.results import RoundResult, abandoned, gave_up
 from edgeml.federated.roll import State
 from edgeml.federated.round import Round
 from edgeml.federated.updates import Update, check_outputs
@@ -60,8 +60,7 @@ class Survey:
     @property
     def given_up(self) -> bool:
         """Whether the last rounds were all abandoned."""
-        last = self.history[-self.plan.max_abandoned :]
-        return len(last) == self.plan.max_abandoned and all(r.state == State.ABANDONED.value for r in last)
+        return gave_up(self.history, self.plan.max_abandoned)
 
     @property
     def finished(self) -> bool:
@@ -72,7 +71,7 @@ class Survey:
         if self.finished or self.round is not None:
             return None
         plan, number = self.plan, len(self.history) + 1
-        known = [Candidate(device=d, rows=n) for d, n in fleet.items()] if isinstance(fleet, Mapping) else fleet
+        known = candidates_of(fleet)
         options = dataclasses.replace(plan.cohort, target=0)
         if self.members:
             known = [one for one in known if one.device in self.members]
@@ -143,19 +142,7 @@ class Survey:
 
     def skip(self, why: str) -> RoundResult:
         """Write down a round that could not begin, for this reason; the study begins again with whoever is there."""
-        name = f"{self.run}-{len(self.history) + 1}"
-        self.history.append(
-            RoundResult(
-                round=name,
-                state=State.ABANDONED.value,
-                participants=(),
-                loss_before=None,
-                loss=None,
-                bytes_up=0,
-                seconds=0.0,
-                why=why,
-            )
-        )
+        self.history.append(abandoned(f"{self.run}-{len(self.history) + 1}", why))
         self._restart()
         return self.history[-1]
 
