@@ -42,7 +42,7 @@ Command = Callable[..., Said]
 def edgeml(tmp_path: Path) -> Command:
     """Return a function that runs `edgeml` with a registry of its own."""
     own = {"EDGEML_REGISTRY": "registry", "EDGEML_DEVICES": "own-devices", "HOME": "home"}
-    environment = {**os.environ, **{name: str(tmp_path / folder) for name, folder in own.items()}}
+    places = {name: str(tmp_path / folder) for name, folder in own.items()}
 
     def run(*words: object, cwd: Path | None = None) -> Said:
         done = subprocess.run(
@@ -50,7 +50,7 @@ def edgeml(tmp_path: Path) -> Command:
             capture_output=True,
             text=True,
             timeout=240,
-            env=environment,
+            env={**os.environ, **places},
             cwd=cwd or tmp_path,
             check=False,
         )
