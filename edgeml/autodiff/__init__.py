@@ -15,9 +15,21 @@ from edgeml.autodiff import reductions as reductions
 from edgeml.autodiff import tensors as tensors
 from edgeml.autodiff import turns as turns
 from edgeml.autodiff.losses import LOSSES, Options
-from edgeml.autodiff.optimizers import SGD, Adagrad, Adam, Optimizer, RMSprop
+from edgeml.autodiff.optimizers import OPTIMIZERS, SGD, Adagrad, Adam, Optimizer, RMSprop
 from edgeml.autodiff.rules import RULES
 from edgeml.autodiff.shaping import Shaping
 from edgeml.autodiff.step import training_step
 
-__all__ = ["LOSSES", "RULES", "SGD", "Adagrad", "Adam", "Optimizer", "Options", "RMSprop", "Shaping", "training_step"]
+__all__ = [
+    "LOSSES",
+    "OPTIMIZERS",
+    "RULES",
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "Optimizer",
+    "Options",
+    "RMSprop",
+    "Shaping",
+    "training_step",
+]

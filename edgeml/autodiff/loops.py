@@ -1,8 +1,9 @@
 """Loops made ready for differentiation: each one of a known number of turns becomes a Scan that reads only its inputs.
 
 A Loop's number of turns is known before it starts when its condition is a constant truth; its counter becomes a
-sequence. What a body reads from outside becomes a state that no turn changes, so that bodies can be copied, moved and
-differentiated on their own. Loops that stop by what they compute stay as they are: they have no gradient here.
+sequence; so it is when counters and constants alone decide it. What a body reads from outside becomes a state that no
+turn changes, so that bodies can be copied, moved and differentiated on their own. Loops that stop by what they compute
+from the inputs stay as they are: they have no gradient here.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
 from edgeml.autodiff.builder import attributes
+from edgeml.autodiff.countable import turns_of
 from edgeml.autodiff.fold import fold
 
 PREFIX = "ad.turn"
@@ -116,6 +118,8 @@ def _close(graph: GraphProto, around: Mapping[str, np.ndarray], count: Iterator[
     for node in _decided(graph, scope):
         if node.op_type in ("Loop", "Scan"):
             _close(body_of(node), constants, count)
+            if node.op_type == "Loop":
+                _count(node, nodes, scope)
             if node.op_type == "Scan" or _counted(node, scope):
                 nodes += _closed(node, scope)
                 continue
@@ -142,6 +146,17 @@ def _decided(graph: GraphProto, scope: _Scope) -> Iterator[NodeProto]:
         yield from _decided(branch, scope)
         for value, name in zip(branch.output, node.output, strict=True):
             yield helper.make_node("Identity", [value.name], [name])
+
+
+def _count(node: NodeProto, before: list[NodeProto], scope: _Scope) -> None:
+    """Write the number of turns into a Loop whose condition hangs on counters and constants, in place of that."""
+    body, constants = body_of(node), {**scope.constants, **scope.extra}
+    turns = None if _counted(node, scope) else turns_of(node, body, before, constants=constants)
+    if turns is not None:
+        limit = scope.fresh("turns")
+        scope.extra[limit] = np.array(turns, np.int64)
+        node.input[0], node.input[1] = limit, ""
+        body.output[0].name = body.input[1].name
 
 
 def _counted(node: NodeProto, scope: _Scope) -> bool:

@@ -207,3 +207,23 @@ def _within(name: str, value: float) -> None:
 def _above(name: str, value: float) -> None:
     if not value > 0:
         raise UserError(f"{name} {value}: choose a number above 0")
+
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    "sgd": SGD(momentum=0.0),
+    "momentum": SGD(),
+    "nesterov": SGD(nesterov=True),
+    "adam": Adam(),
+    "adamw": Adam(decay=0.01),
+    "rmsprop": RMSprop(),
+    "adagrad": Adagrad(),
+}
+
+
+def optimizer_of(asked: Optimizer | str) -> Optimizer:
+    """Return the optimizer itself, or the one of that name with its usual numbers; raises UserError."""
+    if not isinstance(asked, str):
+        return asked
+    if asked not in OPTIMIZERS:
+        raise UserError(f"no optimizer {asked!r}: choose one of {', '.join(OPTIMIZERS)}")
+    return OPTIMIZERS[asked]

@@ -23,36 +23,37 @@ from edgeml.autodiff.dropout import DRAW, seed_dropout
 from edgeml.autodiff.loops import close
 from edgeml.autodiff.losses import TARGET, WEIGHT, Emitted, Options, check, output_of
 from edgeml.autodiff.newer import spelled_out
-from edgeml.autodiff.optimizers import LR, SGD, STATES, Optimizer
+from edgeml.autodiff.optimizers import LR, STATES, Optimizer, optimizer_of
 from edgeml.autodiff.parameters import declared, find_parameters, train_normalizations
 from edgeml.autodiff.shapes import ROWS, input_rows
 from edgeml.autodiff.shaping import ANCHOR, CONTROL, MU, Shaping
-from edgeml.errors import UnsupportedModel
+from edgeml.errors import NotFound, UnsupportedModel
 
 OLDEST, NEWEST = 13, 21  # rules emit opset 13 forms; onnxruntime 1.19, the oldest to run a task, reads up to 21
 MAX_IR = 10
 LOSS, NEW, SEED = "loss", "new.", "seed"
-_MOMENTUM, _PLAIN, _UNCHANGED = SGD(), Options(), Shaping()
+_PLAIN, _UNCHANGED = Options(), Shaping()
 _RESERVED = (TARGET, WEIGHT, LR, LOSS, SEED, DRAW, MU, "rows")
 _RESERVED_PREFIXES = (NEW, "delta.", "loss.", ANCHOR, CONTROL, *STATES)
 
 
 def training_step(
-    model: Path | bytes | OnnxModel,
+    model: str | Path | bytes | OnnxModel,
     *,
     loss: str = "softmax_cross_entropy",
-    optimizer: Optimizer = _MOMENTUM,
+    optimizer: Optimizer | str = "momentum",
     trainable: Sequence[str] | None = None,
     options: Options = _PLAIN,
     shaping: Shaping = _UNCHANGED,
     batch_statistics: bool = False,
     dropout: Mapping[str, float] | None = None,
 ) -> TrainingGraph:
-    """Return the training step of `model`; `trainable` names its parameters.
+    """Return the training step of `model`, or of the one in the file of that path; `trainable` names its parameters.
 
-    None takes those that the model's own metadata names (a Keras model converted with `trainable`), else every weight
-    and bias of a layer. All are of the type of the output that the loss reads, float32 or float64; so are `lr` and
-    `loss`.
+    `optimizer` is a name in `edgeml.autodiff.OPTIMIZERS`, or an optimizer with numbers of your own. Without `trainable`
+    those parameters are taken that the model's own metadata names (a Keras model converted with `trainable`), else
+    every weight and bias of a layer. All are of the type of the output that the loss reads, float32 or float64; so are
+    `lr` and `loss`.
 
     `options` are those of the loss; `shaping` is done to the gradients before the optimizer sees them. With
     `batch_statistics` every BatchNormalization that is trained uses those of the batch, and its running ones are
@@ -61,8 +62,8 @@ def training_step(
     drop nothing.
     Raises UserError for an unknown loss, option or name and UnsupportedModel for a model that cannot be trained.
     """
-    chosen = check(loss, options)
-    data = model.data if isinstance(model, OnnxModel) else model if isinstance(model, bytes) else model.read_bytes()
+    chosen, optimizer = check(loss, options), optimizer_of(optimizer)
+    data = _bytes_of(model)
     proto = _prepared(data)
     own = declared(proto) if trainable is None else trainable
     running = train_normalizations(proto, own) if batch_statistics else {}
@@ -106,6 +107,17 @@ def _shaping_inputs(
     for parameter, shape in shapes.items():
         found += [helper.make_tensor_value_info(name, g.real_type, shape) for name in shaping.inputs(parameter)]
     return found
+
+
+def _bytes_of(model: str | Path | bytes | OnnxModel) -> bytes:
+    if isinstance(model, OnnxModel):
+        return model.data
+    if isinstance(model, bytes):
+        return model
+    try:
+        return Path(model).read_bytes()
+    except OSError as error:
+        raise NotFound(f"no model to read at {model}: {error.strerror or error}") from error
 
 
 def _prepared(data: bytes) -> ModelProto:

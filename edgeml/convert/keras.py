@@ -19,10 +19,12 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from onnx import ModelProto
 
 from edgeml.artifacts import OnnxModel
 from edgeml.convert import parity
 from edgeml.convert.dress import dress
+from edgeml.convert.keras_layers import RECURRENT, standing_in
 from edgeml.convert.keras_trace import Traced, flat, to_proto
 from edgeml.convert.keras_trainable import trainable_proto
 from edgeml.errors import UnsupportedModel, UserError
@@ -42,8 +44,12 @@ def read(path: Path, *, trust: bool = False) -> OnnxModel:
 
     Raises UserError, UnsupportedModel, or VerificationError when the graph answers otherwise.
     """
-    traced = _saved_model(path) if path.is_dir() else _network(_load(path, trust=trust), path.name)
-    return _converted(traced, path.name, source=_digest(path))
+    if path.is_dir():
+        traced = _saved_model(path)
+        return _converted(traced, to_proto(traced, path.name), source=_digest(path))
+    model = _load(path, trust=trust)
+    traced = _network(model, path.name)
+    return _converted(traced, _plain_proto(model, traced, path.name), source=_digest(path))
 
 
 def from_model(model: Any, *, name: str = "", trainable: bool = False) -> OnnxModel:
@@ -52,15 +58,22 @@ def from_model(model: Any, *, name: str = "", trainable: bool = False) -> OnnxMo
     With `trainable` every variable is a constant of the graph under its own name.
     """
     weights = hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in model.get_weights()))
-    learner = model if trainable else None
-    traced = _network(model, name or model.name)
-    return _converted(traced, name or model.name, source=weights.hexdigest(), learner=learner)
+    name = name or model.name
+    traced = _network(model, name)
+    proto = (trainable_proto if trainable else _plain_proto)(model, traced, name)
+    return _converted(traced, proto, source=weights.hexdigest(), only=KEEPING if trainable else None)
 
 
-def _converted(traced: Traced, name: str, *, source: str, learner: Any = None) -> OnnxModel:
-    proto = to_proto(traced, name) if learner is None else trainable_proto(learner, traced, name)
+def _plain_proto(model: Any, traced: Traced, name: str) -> ModelProto:
+    """Return the graph of `model`, its recurrent layers as the operators that they are."""
+    with standing_in(model, kinds=RECURRENT) as handlers:
+        return to_proto(replace(traced, handlers=handlers), name)
+
+
+def _converted(traced: Traced, proto: ModelProto, *, source: str, only: Sequence[str] | None = None) -> OnnxModel:
+    """Return the graph cleaned up and compared with its source; `only` names the passes that may touch it."""
     names = dict(zip([value.name for value in proto.graph.output], traced.outputs, strict=True))
-    model = dress(proto, source=source, outputs=names, only=None if learner is None else KEEPING)
+    model = dress(proto, source=source, outputs=names, only=only)
     session, feeds = Session(model.data), _random_inputs(traced)
     tolerance = HALF_TOLERANCE if traced.half else RELATIVE_TOLERANCE
     agreed = [

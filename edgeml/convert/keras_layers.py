@@ -17,27 +17,32 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-import tf2onnx
 
+from edgeml.convert.keras_recurrent import is_plain, recurrent, weights_of
+from edgeml.convert.keras_writer import Writer
+
+RECURRENT = (keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN)
 MARK = "edgeml_layer_"
 _NUMBER = re.compile(rf"{MARK}(\d+)")
-_GATES = {"LSTM": (0, 3, 1, 2), "GRU": (0, 1, 2), "SimpleRNN": (0,)}  # of ONNX, as Keras numbers them
-_OPERATORS = {"LSTM": "LSTM", "GRU": "GRU", "SimpleRNN": "RNN"}
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A layer, the weights it was given in order, and what writes its operator."""
+    """A layer, what writes its operator, and whether its inputs end with a mask of the steps that count."""
 
     layer: Any
-    write: Callable[[_Writer, Mark], str]
+    write: Callable[[Writer, Any], str]
+    masked: bool = False
 
 
 @contextlib.contextmanager
-def standing_in(model: Any) -> Iterator[dict[str, tuple[Callable[..., None], list[Any]]]]:
-    """Let layers of `model` stand for their operators within; yield tf2onnx's handlers for the marks."""
+def standing_in(
+    model: Any, *, kinds: Sequence[type] = ()
+) -> Iterator[dict[str, tuple[Callable[..., None], list[Any]]]]:
+    """Let layers of `model`, or those of `kinds`, stand for their operators; yield tf2onnx's handlers for the marks."""
     marks: list[Mark] = []
-    layers = [layer for layer in model._flatten_layers() if type(layer) in WRITERS and WRITERS[type(layer)][0](layer)]
+    layers = [layer for layer in model._flatten_layers() if type(layer) in (kinds or WRITERS)]
+    layers = [layer for layer in layers if WRITERS[type(layer)][0](layer)]
     for layer in layers:
         object.__setattr__(layer, "call", _marked(layer, marks))
     try:
@@ -52,12 +57,13 @@ def _marked(layer: Any, marks: list[Mark]) -> Callable[..., Any]:
     plain = layer.call
 
     def call(inputs: Any, *args: Any, **options: Any) -> Any:
-        asked = [value for key, value in options.items() if key in ("mask", "initial_state")]
-        if args or any(value is not None for value in asked):
+        mask = options.get("mask")
+        if args or options.get("initial_state") is not None or (mask is not None and type(layer) not in RECURRENT):
             return plain(inputs, *args, **options)
         given = [keras.ops.convert_to_tensor(weight) for weight in weights(layer)]
+        given += [mask] if mask is not None else []
         name = f"{MARK}{len(marks)}"
-        marks.append(Mark(layer, write))
+        marks.append(Mark(layer, write, mask is not None))
         made = tf.numpy_function(_never, [inputs, *given], inputs.dtype, name=name)
         return tf.ensure_shape(made, layer.compute_output_shape(tuple(inputs.shape)))
 
@@ -76,39 +82,16 @@ def _writing(marks: list[Mark]) -> Callable[..., None]:
         if not found:
             raise ValueError(f"{node.name}: Python code has no operator")
         mark = marks[int(found[1])]
-        writer = _Writer(ctx, node)
+        writer = Writer(ctx, node, masked=mark.masked)
         ctx.remove_node(node.name)
-        made = mark.write(writer, mark)
+        made = mark.write(writer, mark.layer)
         ctx.make_node("Identity", [made], outputs=[writer.result], shapes=writer.shapes, dtypes=writer.dtypes)
 
     return write
 
 
-class _Writer:
-    """Writes ONNX nodes into tf2onnx's graph in place of one mark."""
-
-    def __init__(self, ctx: Any, node: Any) -> None:
-        self.ctx, self.stem = ctx, node.name
-        self.x, *self.weights = list(node.input)
-        self.rank = len(ctx.get_shape(self.x))
-        self.shapes, self.dtypes, self.result = node.output_shapes, node.output_dtypes, node.output[0]
-
-    def op(self, operator: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
-        """Return the output of a new node, or the list of them."""
-        name = tf2onnx.utils.make_name(self.stem)
-        made = self.ctx.make_node(
-            operator, list(inputs), attr=attributes, output_count=outputs, name=name, dtypes=self.dtypes * outputs
-        )
-        return made.output[0] if outputs == 1 else list(made.output)
-
-    def const(self, value: Any, dtype: Any = np.int64) -> str:
-        name = tf2onnx.utils.make_name(self.stem)
-        return str(self.ctx.make_const(name, np.asarray(value, dtype)).output[0])
-
-
-def _batch_normalization(w: _Writer, mark: Mark) -> str:
+def _batch_normalization(w: Writer, layer: Any) -> str:
     """Channels second for the operator and back; scale and bias that the layer has not are ones and zeros."""
-    layer = mark.layer
     given = iter(w.weights)
     size = layer.moving_mean.shape[0]
     scale = next(given) if layer.scale else w.const(np.ones(size), np.float32)
@@ -120,67 +103,8 @@ def _batch_normalization(w: _Writer, mark: Mark) -> str:
     return str(w.op("Transpose", y, perm=[0, *range(2, w.rank), 1]) if last else y)
 
 
-def _layer_normalization(w: _Writer, mark: Mark) -> str:
-    layer = mark.layer
+def _layer_normalization(w: Writer, layer: Any) -> str:
     return str(w.op("LayerNormalization", w.x, *w.weights, axis=-1, epsilon=float(layer.epsilon)))
-
-
-def _recurrent(w: _Writer, mark: Mark) -> str:
-    """Time first, gates in ONNX's order, and one bias: Keras has no second one but in a GRU that resets after."""
-    layer, kind = mark.layer, type(mark.layer).__name__
-    kernel, inner, *bias = w.weights
-    weights = [_by_gate(w, name, kind=kind, units=int(layer.units)) for name in (kernel, inner)]
-    if bias:
-        weights.append(_bias(w, bias[0], kind=kind, layer=layer))
-    x = w.op("Transpose", w.x, perm=[1, 0, 2])
-    options: dict[str, Any] = {"hidden_size": int(layer.units)}
-    if kind == "GRU":
-        options["linear_before_reset"] = int(layer.reset_after)
-    if layer.go_backwards:
-        options["direction"] = "reverse"
-    every, last = w.op(_OPERATORS[kind], x, *weights, outputs=2, **options)[:2]
-    if not layer.return_sequences:
-        return str(w.op("Squeeze", last, w.const([0])))
-    rows = w.op("Transpose", w.op("Squeeze", every, w.const([1])), perm=[1, 0, 2])
-    if layer.go_backwards:  # Keras gives the steps in the order in which it walked
-        rows = w.op("Slice", rows, w.const([-1]), w.const([np.iinfo(np.int32).min]), w.const([1]), w.const([-1]))
-    return str(rows)
-
-
-def _by_gate(w: _Writer, name: str, *, kind: str, units: int) -> str:
-    """Return (1, gates * units, n) of Keras's (n, gates * units)."""
-    turned = w.op("Transpose", name, perm=[1, 0])
-    return str(w.op("Unsqueeze", _sorted(w, turned, kind=kind, units=units, axis=0), w.const([0])))
-
-
-def _bias(w: _Writer, name: str, *, kind: str, layer: Any) -> str:
-    """Return (1, 2 * gates * units): of the inputs, then of the state."""
-    count = len(_GATES[kind]) * int(layer.units)
-    if kind == "GRU" and layer.reset_after:  # (2, 3 units), in the operator's order already
-        return str(w.op("Reshape", name, w.const([1, 2 * count])))
-    ordered = w.op("Unsqueeze", _sorted(w, name, kind=kind, units=int(layer.units), axis=0), w.const([0]))
-    return str(w.op("Concat", ordered, w.const(np.zeros((1, count)), np.float32), axis=1))
-
-
-def _sorted(w: _Writer, name: str, *, kind: str, units: int, axis: int) -> str:
-    order = _GATES[kind]
-    if order == tuple(range(len(order))):
-        return name
-    places = np.concatenate([np.arange(units) + gate * units for gate in order])
-    return str(w.op("Gather", name, w.const(places), axis=axis))
-
-
-def _plain_cell(layer: Any) -> bool:
-    cell = layer.cell
-    usual = {"LSTM": ("tanh", "sigmoid"), "GRU": ("tanh", "sigmoid"), "SimpleRNN": ("tanh", None)}[type(layer).__name__]
-    gates = getattr(cell, "recurrent_activation", None)
-    named = (cell.activation.__name__, gates.__name__ if gates else None)
-    return named == usual and not layer.stateful and not layer.return_state
-
-
-def _of_cell(layer: Any) -> Sequence[Any]:
-    cell = layer.cell
-    return [cell.kernel, cell.recurrent_kernel, *([cell.bias] if cell.use_bias else [])]
 
 
 def _of_batch(layer: Any) -> Sequence[Any]:
@@ -188,12 +112,12 @@ def _of_batch(layer: Any) -> Sequence[Any]:
     return [*(weight for weight in own if weight is not None), layer.moving_mean, layer.moving_variance]
 
 
-WRITERS: dict[type, tuple[Callable[[Any], bool], Callable[[Any], Sequence[Any]], Callable[[_Writer, Mark], str]]] = {
+WRITERS: dict[type, tuple[Callable[[Any], bool], Callable[[Any], Sequence[Any]], Callable[[Writer, Any], str]]] = {
     keras.layers.BatchNormalization: (lambda layer: True, _of_batch, _batch_normalization),
     keras.layers.LayerNormalization: (
         lambda layer: layer.axis in (-1, [-1]) and layer.scale and layer.center and not layer.rms_scaling,
         lambda layer: [layer.gamma, layer.beta],
         _layer_normalization,
     ),
-    **dict.fromkeys((keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN), (_plain_cell, _of_cell, _recurrent)),
+    **dict.fromkeys(RECURRENT, (is_plain, weights_of, recurrent)),
 }

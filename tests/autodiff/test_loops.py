@@ -109,6 +109,39 @@ def test_a_condition_that_is_always_true_does_not_matter() -> None:
     same(a_model(a_loop(a_body(STEP, more="yes"))), written_out())
 
 
+def counting(limit: str, nodes: Sequence[NodeProto] = STEP) -> GraphProto:
+    """Return a body that stops when a counter of its own, from 10 by 2, reaches `limit`."""
+    body = a_body(
+        [*nodes, node("Add", ["at", "two"], ["later"]), node("Less", ["later", limit], ["below"])], more="below"
+    )
+    body.input.append(helper.make_tensor_value_info("at", TensorProto.INT32, []))
+    body.output.append(helper.make_tensor_value_info("later", TensorProto.INT32, []))
+    return body
+
+
+COUNTED = {**CONSTANTS, "ten": np.array(10, np.int32), "two": np.array(2, np.int32), "last": np.array(20, np.int32)}
+
+
+@pytest.mark.parametrize("most", ["", "turns", "many"])
+def test_a_condition_that_counters_decide_is_counted(most: str) -> None:
+    constants = {**COUNTED, "many": np.array(99)}
+    begins = [node("Less", ["ten", "last"], ["first"])]
+    loop = node("Loop", [most, "first", "zero", "ten"], ["h", "at.end"], body=counting("last"))
+    same(a_model([*START, *begins, loop], constants=constants), written_out())
+
+
+@pytest.mark.parametrize(
+    ("limit", "most"), [("computed", ""), ("far", "")], ids=["the run decides", "more turns than are tried"]
+)
+def test_a_counter_that_cannot_be_followed_is_refused(limit: str, most: str) -> None:
+    begins = [node("Shape", ["x"], ["sizes"]), node("ReduceSum", ["sizes"], ["size"], keepdims=0)]
+    begins.append(node("Cast", ["size"], ["computed"], to=TensorProto.INT32))
+    constants = {**COUNTED, "far": np.array(10**6, np.int32)}
+    loop = node("Loop", [most, "yes", "zero", "ten"], ["h", "at.end"], body=counting(limit))
+    with pytest.raises(UnsupportedModel, match="fixed number of turns"):
+        training_step(a_model([*START, *begins, loop], constants=constants), loss="mse")
+
+
 def test_what_a_loop_collects_has_a_gradient_as_its_last_state_has() -> None:
     last = node("Gather", ["every", "end"], ["h"], axis=0)
     constants = {**CONSTANTS, "end": np.array(TURNS - 1)}

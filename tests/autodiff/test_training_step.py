@@ -13,8 +13,8 @@ import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from edgeml.artifacts import OnnxModel, TrainingGraph
-from edgeml.autodiff import SGD, training_step
-from edgeml.errors import UnsupportedModel, UserError
+from edgeml.autodiff import OPTIMIZERS, SGD, training_step
+from edgeml.errors import NotFound, UnsupportedModel, UserError
 from edgeml_runtime.errors import DeviceError
 from edgeml_runtime.session import Session
 
@@ -209,7 +209,16 @@ def test_the_artifact_names_its_source_and_says_what_its_inputs_are() -> None:
 def test_a_model_may_come_as_a_path_or_as_bytes(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(a_classifier())
-    assert training_step(path).digest == training_step(a_classifier()).digest
+    assert training_step(path).digest == training_step(a_classifier()).digest == training_step(str(path)).digest
+    with pytest.raises(NotFound, match=r"no model to read at .*other\.onnx"):
+        training_step(tmp_path / "other.onnx")
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_may_be_named(name: str) -> None:
+    graph = training_step(a_classifier(), optimizer=name)
+    assert graph.digest == training_step(a_classifier(), optimizer=OPTIMIZERS[name]).digest
+    assert step(graph, x=X, target=CLASSES)["loss"] > 0
 
 
 def test_weights_in_constant_nodes_are_parameters_too() -> None:
@@ -257,6 +266,8 @@ def test_a_class_that_the_model_does_not_have_fails_instead_of_training() -> Non
 def test_unknown_names_are_refused_with_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"w9.*known: w1, b1, w2, b2"):
         training_step(a_classifier(), trainable=["w1", "w9"])
+    with pytest.raises(UserError, match=r"'lion'.*sgd, momentum, nesterov, adam, adamw, rmsprop, adagrad"):
+        training_step(a_classifier(), optimizer="lion")
     with pytest.raises(UserError, match="trainable is empty"):
         training_step(a_classifier(), trainable=[])
     with pytest.raises(UserError, match=r"'hinge'.*softmax_cross_entropy.*mse"):

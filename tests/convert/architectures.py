@@ -122,6 +122,17 @@ _chain("ConvLSTM1D", (5, 8, 2), lambda k: [k.ConvLSTM1D(3, 3)])
 _chain("words, LSTM", (6,), lambda k: [k.Embedding(11, 4), k.LSTM(5)], dtype="int32")
 _chain("words, masked GRU", (6,), lambda k: [k.Embedding(11, 4, mask_zero=True), k.GRU(5)], dtype="int32")
 _chain("words, masked LSTM", (6,), lambda k: [k.Embedding(11, 4, mask_zero=True), k.LSTM(5)], dtype="int32")
+_chain(
+    "words, masked bidirectional",
+    (6,),
+    lambda k: [
+        k.Embedding(11, 4, mask_zero=True),
+        k.Bidirectional(k.GRU(5, return_sequences=True)),
+        k.LSTM(4, return_sequences=True, zero_output_for_mask=True),
+        k.SimpleRNN(3, go_backwards=True, return_sequences=True),
+    ],
+    dtype="int32",
+)
 _chain("whole numbers, one-hot", (1,), lambda k: [k.CategoryEncoding(5, "one_hot"), k.Dense(2)], dtype="int32")
 _chain("half precision inside", (8,), lambda k: [k.Dense(8, dtype="mixed_float16"), k.Dense(2, dtype="float32")])
 _chain("noise layers", (8,), lambda k: [k.GaussianNoise(0.5), k.AlphaDropout(0.2), k.GaussianDropout(0.1), k.Dense(2)])

@@ -61,6 +61,11 @@ def _steps(*layers: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
     return _layers((8, 8), *layers, lambda n: n.Dense(10))
 
 
+def _words(*layers: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
+    return _layers((12,), lambda n: n.Embedding(17, 8, mask_zero=True), *layers, lambda n: n.Dense(10))
+
+
+WORDS = ("embedding", "masked lstm", "masked gru")
 NETS: dict[str, Callable[[Any], list[Any]]] = {
     "mlp": _layers((64,), lambda n: n.Dense(64, "relu"), lambda n: n.Dense(10)),
     "gelu": _layers((64,), lambda n: n.Dense(32, "gelu"), lambda n: n.Dense(10)),
@@ -99,6 +104,7 @@ NETS: dict[str, Callable[[Any], list[Any]]] = {
     "bidirectional": _steps(lambda n: n.Bidirectional(n.LSTM(6))),
     "gru": _steps(lambda n: n.GRU(12)),
     "rnn": _steps(lambda n: n.SimpleRNN(12)),
+    "convolving lstm": _layers((4, 16, 1), lambda n: n.ConvLSTM1D(4, 3), lambda n: n.Flatten(), lambda n: n.Dense(10)),
     "embedding": _layers(
         (64,), lambda n: n.Embedding(17, 8), lambda n: n.GlobalAveragePooling1D(), lambda n: n.Dense(10)
     ),
@@ -126,7 +132,7 @@ def batches(name: str, model: Any) -> Any:
     for number in range(STEPS):
         draw = np.random.default_rng(number)
         x = draw.uniform(size=(ROWS, *shape)).astype(F32)
-        if name == "embedding":
+        if name in WORDS:
             x = np.floor(16 * x).astype(F32)
         yield x, x.reshape(ROWS, -1) if name == "autoencoder" else draw.integers(0, 10, ROWS)
 
