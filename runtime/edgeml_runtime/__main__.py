@@ -1,6 +1,7 @@
 """The command `edgeml-agent`: parse, call one function, print. Errors are one line; see `DeviceError.exit_code`.
 
-onnxruntime is opened only by the commands that need it: the doctor must live where importing it kills the process.
+A command opens the rooms it needs and no others: the doctor must live where importing onnxruntime kills the process,
+and an agent that runs for months holds what it imported.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeml_runtime import __version__, config, doctor, hardware
+from edgeml_runtime import __version__, config
 from edgeml_runtime.config import Config
 from edgeml_runtime.errors import AgentRefused, DeviceError
 
@@ -73,7 +74,9 @@ def _run(options: argparse.Namespace) -> int:
     logging.basicConfig(
         level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
-    agent = _open("agent").Agent(options.state, config.read_config(options.state))
+    room, settings = _open("agent"), config.read_config(options.state)
+    stem = _open("task_child").grown(options.state)  # before there is a thread, a key or a lock that it could inherit
+    agent = room.Agent(options.state, settings, stem=stem)
     received: list[int] = []
 
     def end(number: int, _frame: Any) -> None:
@@ -141,7 +144,7 @@ def _task_policy(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    checks = doctor.examine(options.state)
+    checks = _open("doctor").examine(options.state)
     healthy = all(check.ok for check in checks)
     if options.json:
         _print_json({"ok": healthy, "checks": [check.to_plain() for check in checks]})
@@ -155,7 +158,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _hardware(_options: argparse.Namespace) -> int:
-    _print_json(hardware.describe())
+    _print_json(_open("hardware").describe())
     return 0
 
 

@@ -33,6 +33,7 @@ from edgeml_runtime.protocol import MAX_DETAIL, Phase
 from edgeml_runtime.reports import Reports
 from edgeml_runtime.samples import Samples
 from edgeml_runtime.serving import Serving
+from edgeml_runtime.stem import Stem
 from edgeml_runtime.trainer import Trainer
 from edgeml_runtime.transport import Connected, Disconnected, Incoming, MqttTransport, Will
 from edgeml_runtime.wire import blocks, signed, topics
@@ -56,7 +57,7 @@ log = logging.getLogger(__name__)
 class Agent:
     """One enrolled device: construct it, `run` it, `stop` it from anywhere."""
 
-    def __init__(self, state: Path, settings: Config) -> None:
+    def __init__(self, state: Path, settings: Config, *, stem: Stem | None = None) -> None:
         """Take the folder's lock and open the local port; nothing is loaded and there is no network yet."""
         self.state, self.config = state, settings
         self._lock = config.lock(state)
@@ -89,6 +90,7 @@ class Agent:
             post=self._inbox.put,
             send=self._transport.send,
             key=key,
+            stem=stem,
         )
         self.bencher = Bencher(
             settings,

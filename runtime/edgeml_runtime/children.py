@@ -7,11 +7,10 @@ import ctypes
 import os
 import resource
 import signal
-import sys
 from pathlib import Path
 
 NICE = 5  # serving gets three quarters of a core that both want
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
 LEAST_MEMORY = 256 << 20  # Python and onnxruntime reserve most of this without touching it
 
 SIGNALS = {
@@ -59,7 +58,19 @@ def stand_back(memory: int, cpu: int) -> None:
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     limit(memory, cpu)
-    before = os.getppid()
+    parent = os.getppid()
+    if parent == 1:  # the agent was gone already
+        os._exit(1)
+    die_with(parent)
+
+
+def die_with(parent: int) -> None:
+    """End when the process `parent`, which started this one, does; at once when it is gone already."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if before == 1:  # the agent was gone already
-        sys.exit(1)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def rename(name: str) -> None:
+    """Let `ps` and `top` show this process as `name`, 15 characters at most."""
+    ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode(), 0, 0, 0)

@@ -1,9 +1,9 @@
 """A task in a child process: vetted, checked, run over the local rows, bounded in memory and time.
 
-The child is `python -m edgeml_runtime.task_child STATE`: an order is a line of JSON on its standard input, the answer
-one on its standard output, the update a file beside. It stays for the next round (starting it costs more than most
-tasks) until the agent has had no use for it for IDLE_S, and dies with the agent. Whatever a graph does there, runs out
-of memory, crashes, never ends, becomes a refusal, and the agent and its predictions live on.
+The child is forked from the agent's stem, or `python -m edgeml_runtime.task_child STATE`: an order is a line of JSON on
+its standard input, the answer one on its standard output, the update a file beside. It stays for the next round, whose
+graph it then knows, until the agent has had no use for it for IDLE_S, and dies with the agent. Whatever a graph does
+there, runs out of memory, crashes, never ends, becomes a refusal, and the agent and its predictions live on.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import importlib
 import json
 import os
 import select
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,17 +35,20 @@ from edgeml_runtime.ledger import Ledger
 from edgeml_runtime.memory import give_back
 from edgeml_runtime.rehearsal import Play, check_marks, rehearse
 from edgeml_runtime.samples import Samples
-from edgeml_runtime.session import Session
+from edgeml_runtime.session import Session, is_program
+from edgeml_runtime.stem import Sprout, Stem, loads
 from edgeml_runtime.task import Limits, Rows
 from edgeml_runtime.vetting import OPERATORS, Allowed, vet
 from edgeml_runtime.wire import tensors
 from edgeml_runtime.wire.plain import from_plain, to_plain
 from edgeml_runtime.wire.tasks import TaskKind
 
-IDLE_S, REST_S = 20.0, 0.3
+IDLE_S, REST_S = 5.0, 0.3
+ENGINE = "edgeml_runtime.ort_session"
 INPUT = "input."  # prefix of a release's example rows among its goldens
 UPDATE, LOG, ERRORS = "update.safetensors", "ran.jsonl", "child.err"
 MAX_ANSWER = 64 << 10  # bytes of the line that comes back
+Process = subprocess.Popen[bytes] | Sprout
 _rehearsed: dict[tuple[str, str], frozenset[str]] = {}  # graph and kind -> outputs that are marks, in this process
 
 
@@ -78,10 +82,13 @@ class Ran:
 class TaskChild:
     """The agent's side; `run` is called by one thread at a time, `stop` and `rest` from any."""
 
-    def __init__(self, state: Path, *, memory: int = 0) -> None:
-        """Prepare; no process yet. `memory` bounds what the child may reserve, 0: what is free when it starts."""
-        self._state, self._memory = state, memory
-        self._process: subprocess.Popen[bytes] | None = None
+    def __init__(self, state: Path, *, memory: int = 0, stem: Stem | None = None) -> None:
+        """Prepare; no process yet. `memory` bounds what the child may reserve, 0: what is free when it starts.
+
+        Children are forked from `stem` where there is one, else started as programs.
+        """
+        self._state, self._memory, self._stem = state, memory, stem
+        self._process: Process | None = None
         self._lock = threading.Lock()
         self._why = ""  # it was killed, by whom
         self._busy, self._idle_since = False, 0.0
@@ -127,17 +134,19 @@ class TaskChild:
         with self._lock:
             self._kill_now("the agent ends")
 
-    def _ready(self) -> subprocess.Popen[bytes]:
+    def _ready(self) -> Process:
         if self._process is not None and self._process.poll() is None:
             return self._process
         memory = min(available_memory(), self._memory or sys.maxsize)
-        command = [sys.executable, "-m", "edgeml_runtime.task_child", str(self._state)]
-        command += ["--memory", str(max(memory, LEAST_MEMORY))]
+        arguments = [str(self._state), "--memory", str(max(memory, LEAST_MEMORY))]
         (self._state / TASKS).mkdir(mode=0o700, exist_ok=True)
         with (self._state / TASKS / ERRORS).open("wb") as errors:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
-            )
+            self._process = self._stem.start(arguments, errors) if self._stem is not None else None
+            if self._process is None:
+                command = [sys.executable, "-m", "edgeml_runtime.task_child", *arguments]
+                self._process = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
+                )
         return self._process
 
     def _kill(self, why: str) -> None:
@@ -154,7 +163,7 @@ class TaskChild:
                 process.wait()
                 _close(process)
 
-    def _end(self, process: subprocess.Popen[bytes]) -> str:
+    def _end(self, process: Process) -> str:
         """Return why the process ended before it answered."""
         code = process.wait()
         _close(process)
@@ -165,7 +174,7 @@ class TaskChild:
         return ": ".join(ended_by(-code, said) if code < 0 else (f"ExitCode{code}", said))
 
 
-def _ask(process: subprocess.Popen[bytes], order: Order) -> bytes:
+def _ask(process: Process, order: Order) -> bytes:
     assert process.stdin is not None and process.stdout is not None
     try:
         process.stdin.write(json.dumps(to_plain(order)).encode() + b"\n")
@@ -175,11 +184,23 @@ def _ask(process: subprocess.Popen[bytes], order: Order) -> bytes:
         return b""
 
 
-def _close(process: subprocess.Popen[bytes]) -> None:
+def _close(process: Process) -> None:
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             with contextlib.suppress(BrokenPipeError):
                 pipe.close()
+
+
+def grown(state: Path) -> Stem:
+    """Return the stem of the children of the agent in `state`; call it while this process has one thread.
+
+    onnxruntime is imported first, for the agent and all children at once, wherever that is found not to kill a process
+    and no numpy program serves, which needs none.
+    """
+    program = is_program(state / SLOTS / "current" / "model.onnx")
+    if not program and loads(ENGINE):
+        importlib.import_module(ENGINE)
+    return Stem(main)
 
 
 def perform(state: Path, order: Order) -> Ran:
@@ -243,12 +264,12 @@ def _rows(samples: Samples, *, labelled: bool, needed: int) -> Rows:
     return rows
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the child's side: limit this process, then one order after the other until standard input ends."""
     parser = argparse.ArgumentParser(prog="python -m edgeml_runtime.task_child", description=main.__doc__)
     parser.add_argument("state", type=Path)
     parser.add_argument("--memory", type=int, default=0, help="bytes of private memory; 0: no limit")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     stand_back(options.memory, 0)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # nothing but answers may come where the agent reads them

@@ -25,6 +25,7 @@ from edgeml_runtime.masker import Masker
 from edgeml_runtime.pull import Pull, Want
 from edgeml_runtime.samples import Samples
 from edgeml_runtime.serving import Serving
+from edgeml_runtime.stem import Stem
 from edgeml_runtime.task_child import LOG, Order, TaskChild
 from edgeml_runtime.wire import blocks, signed, tensors, topics
 from edgeml_runtime.wire.messages import RunOver, TaskOffer, UpdateHeader, encode, from_document
@@ -49,6 +50,7 @@ class Trainer:
         post: Callable[[Outcome], None],
         send: Callable[..., object],
         key: Ed25519PrivateKey,
+        stem: Stem | None = None,
     ) -> None:
         self._config, self._boot_id, self._key = config, boot_id, key
         self._serving, self._samples, self._send = serving, samples, send
@@ -65,7 +67,7 @@ class Trainer:
             send=send,
             upload=lambda offer, masked: self._publish(offer, masked),
         )
-        self._child, self._runs = TaskChild(state, memory=config.policy.max_task_memory), 0
+        self._child, self._runs = TaskChild(state, memory=config.policy.max_task_memory, stem=stem), 0
         self._ledger = Ledger(state / TASKS / LOG)
         self._answered = Answered(state / TASKS / ANSWER, config.policy)
         self._kept = Kept(state / KEPT, most=config.policy.max_kept_bytes)
