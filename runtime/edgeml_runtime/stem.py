@@ -70,7 +70,6 @@ class Stem:
         """Fork the stem, whose children do `work` with the arguments that `start` is given."""
         self._lock = threading.Lock()
         self._door, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        gc.collect()
         gc.freeze()  # the collector writes to what it looks at, and what is written to is shared no more
         agent = os.getpid()
         if not os.fork():

@@ -14,13 +14,12 @@ import functools
 import importlib
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,7 +42,7 @@ from edgeml_runtime.wire import tensors
 from edgeml_runtime.wire.plain import from_plain, to_plain
 from edgeml_runtime.wire.tasks import TaskKind
 
-IDLE_S, REST_S = 5.0, 0.3
+IDLE_S = 5.0
 ENGINE = "edgeml_runtime.ort_session"
 INPUT = "input."  # prefix of a release's example rows among its goldens
 UPDATE, LOG, ERRORS = "update.safetensors", "ran.jsonl", "child.err"
@@ -200,6 +199,7 @@ def grown(state: Path) -> Stem:
     program = is_program(state / SLOTS / "current" / "model.onnx")
     if not program and loads(ENGINE):
         importlib.import_module(ENGINE)
+    give_back()
     return Stem(main)
 
 
@@ -243,7 +243,9 @@ def _perform(state: Path, order: Order) -> Ran:
 def _loaded(path: Path, operators: tuple[str, ...], constant_bytes: int) -> Session:
     """Return the graph at `path`, named by its digest, vetted and loaded; the last one is kept for the next round."""
     vet(path.read_bytes(), Allowed(operators or OPERATORS, constant_bytes))
-    return Session(path)
+    session = Session(path)
+    give_back()
+    return session
 
 
 def _examples(state: Path) -> dict[str, np.ndarray]:
@@ -273,23 +275,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     stand_back(options.memory, 0)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # nothing but answers may come where the agent reads them
-    for line in _orders():
+    while line := sys.stdin.buffer.readline():
         try:
             ran = perform(options.state, from_plain(Order, json.loads(line)))
         except MalformedMessage as error:
             ran = Ran(reason=error.reason, detail=str(error)[:300])
         answers.write(json.dumps(to_plain(ran)).encode() + b"\n")
         answers.flush()
-
-
-def _orders() -> Iterator[bytes]:
-    """Yield the lines of standard input; where the next one is not there at once, first give memory back."""
-    while True:
-        if not select.select([sys.stdin], [], [], REST_S)[0]:
-            give_back()
-        if not (line := sys.stdin.buffer.readline()):
-            return
-        yield line
+        give_back()  # the next order may be minutes away
 
 
 if __name__ == "__main__":
