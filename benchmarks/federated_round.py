@@ -10,6 +10,7 @@ start of each round must be those of numpy. Writes results/federated_round.json 
 from __future__ import annotations
 
 import argparse
+import compileall
 import contextlib
 import json
 import statistics
@@ -27,6 +28,7 @@ import onnx
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
+import edgeml_runtime
 from edgeml.data.sources import TARGET, read_source
 from edgeml.demo.agents import Agent, Process, wait_until
 from edgeml.pipeline.wait import wait_federation, wait_rollout
@@ -89,6 +91,7 @@ def a_fleet(
 
     With `door`, every agent reaches the broker's port through the `port` of a door of its own.
     """
+    compileall.compile_dir(Path(edgeml_runtime.__file__).parent, quiet=1)  # as pip does: compiling takes memory
     (folder / "project").mkdir(parents=True)
     (folder / "project/edgeml.yaml").write_text(PROJECT, encoding="utf-8")
     home = folder / "registry"

@@ -8,7 +8,8 @@ The digits MLP 64-64-10 over mosquitto with real agents, and deployed with Flowe
 loopback. Flower's clients run edgeml's own task graph on stock onnxruntime, from the same weights, over the same rows
 in the same order, so the weights after every round must be equal; what differs is everything around the training.
 Bytes are counted by a proxy on the connection of every client, both ways. Memory is the sum over the processes of one
-client (proportional set size), its highest during the rounds. Writes results/flower_peers.json and .md.
+client (proportional set size): before the first round, and its median and its highest during them. Writes
+results/flower_peers.json and .md.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.client_memory import Watch, resting
 from benchmarks.federated_round import a_fleet, deal, fp32_graph, listening, shares
 from edgeml.artifacts import OnnxModel
 from edgeml.graph import set_initializers
@@ -46,7 +48,7 @@ from edgeml_runtime.wire.tensors import unpack
 
 HERE = Path(__file__).parent
 EPOCHS, BATCH, RATE, MOMENTUM = 2, 32, 0.02, 0.9
-SAMPLE_S, START_S, ROUND_S = 0.05, 120.0, 120.0
+REST_S, START_S, ROUND_S = 5.0, 120.0, 120.0
 SHARED = ("numpy", "onnxruntime", "flatbuffers", "protobuf", "packaging", "pip", "setuptools", "wheel")
 DISTRIBUTIONS = (
     "import importlib.metadata as m, json;"
@@ -62,7 +64,9 @@ class Outcome:
     seconds: tuple[float, ...]  # per round
     bytes_up: float  # per client and round
     bytes_down: float
-    memory_mb: float  # per client, highest
+    rest_mb: float  # memory per client, proportional, before the rounds
+    median_mb: float  # of the samples during the rounds
+    memory_mb: float  # the highest of them
     processes: int  # per client, the most at one time
     install_mb: float  # beside numpy and onnxruntime
 
@@ -108,48 +112,6 @@ class Proxy:
                 end.shutdown(socket.SHUT_RDWR)
 
 
-class Watch:
-    """The memory of process trees, looked at every SAMPLE_S while the block lasts."""
-
-    def __init__(self, roots: Sequence[int]) -> None:
-        self._roots, self._done = roots, threading.Event()
-        self.highest = [0.0] * len(roots)
-        self.most = [0] * len(roots)
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Watch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._done.wait(SAMPLE_S):
-            children: dict[int, list[int]] = {}
-            for stat in Path("/proc").glob("[0-9]*/stat"):
-                with contextlib.suppress(OSError):
-                    parent = int(stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1])
-                    children.setdefault(parent, []).append(int(stat.parent.name))
-            for place, root in enumerate(self._roots):
-                tree, found = [root], 0.0
-                for pid in tree:
-                    tree += children.get(pid, [])
-                    found += pss_mb(pid)
-                self.highest[place] = max(self.highest[place], found)
-                self.most[place] = max(self.most[place], len(tree))
-
-
-def pss_mb(pid: int) -> float:
-    """Return the proportional set size of a process, 0 when it is gone."""
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) / 1024
-    return 0.0
-
-
 def dealt(clients: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the rows of every client: the digits dealt out in turn, uneven by one row."""
     pixels, digits = (np.concatenate([share[i] for share in shares()]) for i in (0, 1))
@@ -166,6 +128,8 @@ def ours(
         registry = fleet.registry
         deal(fleet, held)
         offers: list[bytes] = []
+        time.sleep(REST_S)
+        rest = resting([agent.pid for agent in fleet.agents])
         before = [(door.up, door.down) for door in fleet.doors]
         with (
             listening(fleet.broker.host, fleet.broker.port, offers),
@@ -191,7 +155,9 @@ def ours(
         tuple(done.seconds for done in record.rounds),
         sum(up for up, _ in moved) / count / rounds,
         sum(down for _, down in moved) / count / rounds,
-        max(watch.highest),
+        rest,
+        watch.median,
+        watch.highest,
         max(watch.most),
         installed([sys.executable], only="edgeml-runtime"),
     )
@@ -226,7 +192,8 @@ def flower(folder: Path, held: Sequence[tuple[np.ndarray, np.ndarray]], rounds: 
             nodes.append(
                 start(stack, [python.parent / "flower-supernode", *node], folder / f"node-{number}.log", world)
             )
-        time.sleep(5.0)  # they register; the strategy waits for all of them in any case
+        time.sleep(REST_S)  # they register; the strategy waits for all of them in any case
+        rest = resting(nodes)
         before = [(door.up, door.down) for door in doors]
         options = f'work="{folder}" rounds={rounds} clients={len(held)}'
         with Watch(nodes) as watch:
@@ -239,7 +206,9 @@ def flower(folder: Path, held: Sequence[tuple[np.ndarray, np.ndarray]], rounds: 
         tuple(after - before for before, after in itertools.pairwise(times)),
         sum(up for up, _ in moved) / len(held) / rounds,
         sum(down for _, down in moved) / len(held) / rounds,
-        max(watch.highest),
+        rest,
+        watch.median,
+        watch.highest,
         max(watch.most),
         installed([str(python)]),
     )
@@ -332,6 +301,8 @@ def table(results: dict[str, Outcome], rounds: int, clients: int) -> Iterator[st
         ("seconds per round, median", "{:.3f}", lambda o: o.round_s),
         ("bytes up per client and round", "{:,.0f}", lambda o: o.bytes_up),
         ("bytes down per client and round", "{:,.0f}", lambda o: o.bytes_down),
+        ("memory per client at rest (MB)", "{:.0f}", lambda o: o.rest_mb),
+        ("memory per client during the rounds (MB, median)", "{:.0f}", lambda o: o.median_mb),
         ("memory per client (MB, highest)", "{:.0f}", lambda o: o.memory_mb),
         ("processes per client", "{}", lambda o: o.processes),
         ("to install beside numpy and onnxruntime (MB)", "{:.0f}", lambda o: o.install_mb),

@@ -1,7 +1,12 @@
-"""Every benchmark, one after the other, and docs/benchmarks.md from the tables they printed."""
+"""Every benchmark, one after the other, and docs/benchmarks.md from the tables they printed.
+
+`--page` runs none and writes the pages only. Another page shows a table between two comments,
+`<!-- results/NAME.md: HEADING -->` (without a heading: all of it) and `<!-- end -->`; a test compares them.
+"""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +22,7 @@ SCRIPTS = {  # script -> what it shows
     "exact_statistics": "Estimators learned by sums over devices",
     "conv_gradient": "Gradients of convolutions",
     "federated_round": "A federated round",
+    "flower_peers": "A federation beside Flower's",
     "compression": "Compressed updates: bytes against accuracy",
     "secure_sum": "What secure aggregation costs",
     "federated_shapes": "Published shapes of federated learning",
@@ -29,6 +35,8 @@ SCRIPTS = {  # script -> what it shows
     "predict_published": "The latency prior against published measurements",
     "predict_recipes": "Recipes ranked by counted instructions",
 }
+OTHER_PYTHON = {"flower_peers"}  # runs peers in an environment of its own, which its docstring says how to make
+EXCERPT = re.compile(r"<!-- results/(\w+)\.md(?:: ([^>]+))? -->\n.*?<!-- end -->", re.DOTALL)
 HEAD = """\
 # Benchmarks
 
@@ -48,11 +56,27 @@ def page() -> str:
     return "".join(parts)
 
 
+def with_excerpts(text: str) -> str:
+    """Return a page with the tables between its comments as they are in results/."""
+
+    def shown(found: re.Match[str]) -> str:
+        table = (HERE / f"results/{found[1]}.md").read_text(encoding="utf-8")
+        if found[2]:
+            table = table.split(f"## {found[2]}\n", 1)[1].split("\n## ", 1)[0]
+        return f"{found[0].splitlines()[0]}\n{table.strip()}\n<!-- end -->"
+
+    return EXCERPT.sub(shown, text)
+
+
 def main() -> None:
-    for name in SCRIPTS if "--page" not in sys.argv else ():
+    for name in () if "--page" in sys.argv else [name for name in SCRIPTS if name not in OTHER_PYTHON]:
         print(f"== {name}", flush=True)  # compile_peers, measure_peers and others need environments of their own
         subprocess.run([sys.executable, str(HERE / f"{name}.py")], check=True)
     PAGE.write_text(page(), encoding="utf-8")
+    for path in PAGE.parent.glob("*.md"):
+        text = path.read_text(encoding="utf-8")
+        if (new := with_excerpts(text)) != text:
+            path.write_text(new, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from pathlib import Path
 import click
 import pytest
 
+from benchmarks.run_all import page as benchmarks_page
+from benchmarks.run_all import with_excerpts
 from edgeml.cli import COMMANDS, edgeml
 from edgeml.cli.reference import reference
 
@@ -27,6 +29,18 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         if not target.startswith(("http://", "https://", "mailto:")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@every_page
+def test_tables_shown_in_a_page_are_the_measured_ones(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert text == with_excerpts(text), "run `python benchmarks/run_all.py --page`"
+
+
+def test_the_page_of_benchmarks_has_every_table() -> None:
+    assert (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8") == benchmarks_page(), (
+        "run `python benchmarks/run_all.py --page`"
+    )
 
 
 def shown_commands(page: Path) -> list[str]:
