@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from edgeml.errors import NotFound, ProjectError
+from edgeml_runtime.wire.holdout import objection
 
 FILE = "edgeml.yaml"
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
@@ -91,6 +92,15 @@ class Federated(Section):
     momentum: float = Field(0.9, ge=0, lt=1)
     min_rows: int = Field(20, ge=1)
     deadline_s: float = Field(60, gt=0)
+    held_out: float = 0.2  # share of a device's rows to judge on
+    gate: Literal["better", "not-worse"] = "better"
+
+    @pydantic.field_validator("held_out")
+    @classmethod
+    def _a_share_that_devices_know(cls, value: float) -> float:
+        if why := objection(value):
+            raise ValueError(why)
+        return value
 
 
 class Track(Section):

@@ -9,9 +9,10 @@ import click
 
 from edgeml.cli.screen import Rounds, Screen, json_option, registry_option, show_json, typed
 
-SIMULATED = ("partition", "attack", "byzantine", "stragglers", "silent", "held_out", "workers", "per_round")
+SIMULATED = ("partition", "attack", "byzantine", "stragglers", "silent", "workers", "per_round")
 PRIVATE = ("where", "clip_norm", "noise", "adapt", "sampling", "max_epsilon")
-IN_FLEET = ("selector", "target", "spread", "buffer", "family", "max_abandoned", "alone")
+IN_FLEET = ("selector", "target", "spread", "buffer", "family", "max_abandoned", "alone", "gate")
+HELD_OUT = "Share of rows that devices keep back to judge on.  [default: the project's, 0.2; simulated: 0]"
 FLEET = {"rounds": 5, "min_devices": 2, "local_epochs": 1, "batch_size": 16, "learning_rate": 0.05, "momentum": 0.9}
 
 
@@ -49,19 +50,24 @@ FLEET = {"rounds": 5, "min_devices": 2, "local_epochs": 1, "batch_size": 16, "le
     "--max-abandoned", type=click.IntRange(1), help="In a fleet: rounds without a quorum in a row.  [default: 3]"
 )
 @click.option("--alone", is_flag=True, default=None, help="In a fleet: do not ask it how well a candidate does there.")
+@click.option(
+    "--gate",
+    type=click.Choice(["better", "not-worse"]),
+    help="In a fleet: what may ship, see docs/federated.md.  [default: the project's]",
+)
+@click.option("--held-out", type=click.FloatRange(0, 0.9), help=HELD_OUT)
 @click.option("--partition", help="Simulated: iid, dirichlet:A, shards:K, or a column.  [default: iid]")
 @click.option("--per-round", type=click.IntRange(0), help="Simulated: devices asked in each round.  [default: all]")
 @click.option("--stragglers", type=click.FloatRange(0, 1), help="Simulated: share that has time for a few epochs.")
 @click.option("--silent", type=click.FloatRange(0, 1), help="Simulated: share that does not answer, drawn anew.")
 @click.option("--byzantine", type=click.FloatRange(0, 1), help="Simulated: share of devices that lie.")
 @click.option("--attack", type=click.Choice(["garbage", "flip", "scale", "nan"]), help="Simulated: how they lie.")
-@click.option("--held-out", type=click.FloatRange(0, 0.9), help="Simulated: share of rows each device is judged on.")
 @click.option("--workers", type=click.IntRange(0), help="Simulated: processes; one per core from 200 devices on.")
 @click.option("--seed", default=0, show_default=True, help="Of the order of rows and of everything simulated.")
 @registry_option
 @json_option
 def federate(model: str, devices: int | None, wait: bool, registry_path: Path, as_json: bool, **given: Any) -> None:
-    """Federated rounds over MODEL: released only if better on the server's validation rows.
+    """Federated rounds over MODEL: released only if better on rows that the devices held out of the training.
 
     With --simulate N, rounds over N virtual devices that share the training rows of PROJECT; nothing is released.
     """

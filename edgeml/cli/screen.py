@@ -122,6 +122,7 @@ class Rounds:
             "round",
             "devices",
             "rows",
+            "held out",
             "metric",
             "",
             "loss",
@@ -137,7 +138,8 @@ class Rounds:
             bar = "[green]" + "━" * round(16 * abs(one.metric) / best) + "[/]"
             spent = getattr(one, "epsilon", None)
             table.add_row(
-                *(str(one.round), f"{len(one.participants):,}", f"{one.rows:,}", f"{one.metric:.4f}", bar),
+                *(str(one.round), f"{len(one.participants):,}", f"{one.rows:,}", f"{getattr(one, 'held_out', 0):,}"),
+                *(f"{one.metric:.4f}", bar),
                 *(f"{one.loss:.4f}", f"{one.bytes_up / 1e3:,.0f}", f"{one.bytes_down / 1e3:,.0f}"),
                 *(f"{one.seconds:.2f}", "-" if spent is None else f"{spent:.2f}"),
                 str(sum(sum(faults.values()) for faults in getattr(one, "rejected", {}).values()) or "-"),
@@ -150,9 +152,10 @@ def _round_line(done: Any) -> str:
         told = [f"{device}: {why}" for device, why in sorted(done.refused.items())]
         told += [f"{device}: silent" for device in done.silent]
         return "; ".join([f"{done.round}: abandoned, {done.why}", *told]) + _rejected(done)
-    spent = getattr(done, "epsilon", None)
+    spent, held_out = getattr(done, "epsilon", None), getattr(done, "held_out", 0)
+    aside = f" and {held_out:,} held out" if held_out else ""
     return (
-        f"{done.round}: {len(done.participants):,} devices, {done.rows:,} rows, metric {done.metric:.4f}, "
+        f"{done.round}: {len(done.participants):,} devices, {done.rows:,} rows{aside}, metric {done.metric:.4f}, "
         f"loss {done.loss:.4f}, {done.bytes_up:,} bytes up, {done.seconds:.2f} s"
         + ("" if spent is None else f", epsilon {spent:.2f}")
         + _rejected(done)

@@ -58,7 +58,7 @@ class Federation:
         self.run, self.plan, self.model = run, plan, model
         self.parameters: dict[str, np.ndarray] = dict(parameters)
         self.controls: dict[str, np.ndarray] = dict(controls or {})  # SCAFFOLD's c
-        self.known: dict[str, int] = {}  # rows of every device that was ever there
+        self.known: dict[str, int] = {}  # rows to learn from of every device that was ever there, about so many
         self.history: list[RoundResult] = []
         self.round: Round | SecureRound | None = None
         self.memory = Memory()
@@ -110,7 +110,7 @@ class Federation:
             return None
         plan, number = self.plan, len(self.history) + 1
         known = candidates_of(fleet)
-        self.known |= {one.device: one.rows for one in known}
+        self.known |= {one.device: round(one.rows * (1 - plan.held_out)) for one in known}
         ledger = self.ledger
         barred = {one.device: why for one in known if (why := _bar(one, plan, ledger))}
         barred |= {r.culprit: f"its shares did not open in round {r.round}" for r in self.history if r.culprit}
@@ -139,7 +139,7 @@ class Federation:
             opened=now,
             deadline=now + deadline_s,
             parameters=self.offered,
-            min_rows=plan.min_rows,
+            min_rows=plan.least("training"),
             target=chosen.target if plan.privacy.sampling == 1 else None,
             check=self.checked,
         )
@@ -154,7 +154,8 @@ class Federation:
         keys = {one.device: one.key for one in devices}
         shapes = {name: value.shape for name, value in self.offered.items()}
         asked = terms(masks, keys, least=plan.quorum, rows=rows)
-        return SecureRound(round_id, asked, opened=now, deadline=deadline, shapes=shapes, min_rows=plan.min_rows)
+        least = plan.least("training")
+        return SecureRound(round_id, asked, opened=now, deadline=deadline, shapes=shapes, min_rows=least)
 
     def _skip(self, round_id: str, drew: int) -> None:
         """Write down a round that chance gave too few devices: drawing again would favour those that are drawn."""
@@ -245,7 +246,8 @@ class Federation:
         step, self.memory = take(row.server, moved, self.memory)
         self.parameters = apply_delta(self.parameters, step)
         present = sum(update.rows for update in updates)
-        share = np.float32(present / max(present, sum(self.known.values())))
+        known = self.known | {update.device: update.rows for update in updates}
+        share = np.float32(present / sum(known.values()))
         self.controls = apply_delta(self.controls, {name: share * change[name] for name in self.controls})
 
     def _with_steps(self, update: Update) -> Update:

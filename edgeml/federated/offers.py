@@ -53,12 +53,13 @@ def make_offer(
         parameters=digest_of(blob),
         parameters_bytes=len(blob),
         scalars={name: given[name] for name in task.scalars},
-        min_rows=plan.min_rows,
+        min_rows=plan.least(task.kind),
         max_update_bytes=len(blob) * (2 if secure and secure.bits == 64 else 1) + UPDATE_SLACK_BYTES,
         deadline_s=deadline_s,
         compress=plan.compress,
         clip_norm=privacy.clip_norm if privacy.where and not privacy.adapt else 0.0,  # else the server must see lengths
         noise=privacy.noise if privacy.where == "device" else 0.0,
         secure=secure,
+        held_out=plan.held_out,
     )
     return offer, blob

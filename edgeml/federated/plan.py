@@ -12,6 +12,8 @@ from edgeml.federated.privacy import Privacy
 from edgeml.federated.secagg import Masks
 from edgeml.federated.server_step import ServerStep
 from edgeml.federated.strategy import Strategy, strategy
+from edgeml_runtime.wire.holdout import part_of
+from edgeml_runtime.wire.tasks import TaskKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +23,7 @@ class Plan:
     rounds: int = 5
     min_devices: int = 2  # the quorum of every round
     learning_rate: float = 0.05
-    min_rows: int = 20
+    min_rows: int = 20  # labelled, of a device that takes part; see `least`
     deadline_s: float = 60.0
     seed: int = 0
     strategy: str = "fedavg"  # of STRATEGIES
@@ -40,11 +42,21 @@ class Plan:
     cohort: CohortOptions = field(default_factory=CohortOptions)
     patience: Patience = field(default_factory=Patience)
     mode: Literal["sync", "async"] = "sync"
+    held_out: float = 0.0  # share of a device's rows that is judged on and not learned from, of holdout.SHARES
 
     @property
     def quorum(self) -> int:
         """Updates a round needs."""
         return max(self.min_devices, self.privacy.min_cohort if self.privacy.where else 1)
+
+    def least(self, kind: TaskKind) -> int:
+        """Return how many rows a task of `kind` must see on a device: the share of `min_rows` on its side.
+
+        >>> Plan(min_rows=20, held_out=0.2).least("training"), Plan(min_rows=20, held_out=0.2).least("evaluation")
+        (16, 4)
+        """
+        part = part_of(kind, self.held_out)
+        return max(1, int(self.min_rows * (part.high - part.low) + 1e-9))
 
     @property
     def row(self) -> Strategy:

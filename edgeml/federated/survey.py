@@ -89,7 +89,7 @@ class Survey:
             opened=now,
             deadline=now + deadline_s,
             parameters={},
-            min_rows=plan.min_rows,
+            min_rows=plan.least(self.study.kind),
             check=self.checked,
         )
         return self.round

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgeml_runtime.wire import BadDigest, BadSignature, MalformedMessage
-from edgeml_runtime.wire.tasks import DELTA, KEEP
+from edgeml_runtime.wire.tasks import DELTA, HELD_OUT, KEEP
 from edgeml_runtime.wire.tasks import TRAINING_METRICS as METRICS
 
 # What a round counts per device: the first five are of an update that came when or whence it must not.
@@ -28,6 +28,8 @@ FAULTS = (
     "unsigned",
     "unreadable",
 )
+
+MANY = 1e12  # rows: more is no count
 
 
 class BadUpdate(MalformedMessage):
@@ -56,6 +58,12 @@ class Update:
     metrics: Mapping[str, float] = field(default_factory=dict)  # loss.before, loss.after, seconds
     size: int = 0  # bytes on the wire
     steps: float = 1  # that the device took, as often as their gradients count
+
+    @property
+    def held_out(self) -> int:
+        """How many labelled rows the device says that it has held out of its training."""
+        told = self.metrics.get(HELD_OUT, 0.0)
+        return int(told) if 0 <= told < MANY else 0
 
 
 def check_update(arrays: Mapping[str, np.ndarray], parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

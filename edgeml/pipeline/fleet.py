@@ -58,6 +58,7 @@ def federation_summary(record: FederationRecord) -> dict[str, Any]:
             "rejected": {device: dict(counts) for device, counts in done.rejected.items()},
             "staleness": dict(done.staleness),
             "epsilon": done.epsilon,
+            "held_out": done.held_out,
         }
         for done in record.rounds
     ]
@@ -76,6 +77,7 @@ def federation_summary(record: FederationRecord) -> dict[str, Any]:
         "from": outcome.get("from"),
         "fleet": outcome.get("fleet", {}),
         "fleet_evaluation": outcome.get("fleet_evaluation"),
+        "gate": outcome.get("gate"),
         "released": outcome.get("released"),
         "reason": reason,
         "verdict": f"{record.model}: {record.state.lower()}, {len(rounds)} rounds; {reason}",

@@ -1,8 +1,7 @@
-"""What the fleet is asked about a candidate, and what its answers mean for the gate.
+"""What the fleet is asked about a candidate, and what its answers say, for `edgeml.federated.gate` to rule on.
 
 The candidate and its predecessor are judged on the very same rows, so that the gain has an interval of its own: over
-rows and over devices. Rows of devices are those it was trained on, too: the server's own rows are the judge of how
-well it generalizes, the fleet's of whether it serves them worse than before.
+rows and over devices. They are rows that the devices held out of the training.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ from typing import Any, Literal
 from edgeml import quantize, tasks
 from edgeml.artifacts import ActivationRanges, ModelTask, OnnxModel
 from edgeml.errors import UnsupportedModel
-from edgeml.server import Finding, Findings
+from edgeml.federated.gate import Gain
+from edgeml.server import Findings
 from edgeml.tasks.study import Study
 
 EVALUATION, CALIBRATION = "evaluation", "calibration"
@@ -25,11 +25,11 @@ FALLBACK: Mapping[ModelTask, str] = {"classification": "accuracy", "regression":
 
 @dataclass(frozen=True)
 class Opinion:
-    """What the fleet said. `against` is the reason not to ship, "" when there is none."""
+    """What the fleet said: nothing where it was not asked, `silent` with the reason where it did not answer."""
 
-    told: Mapping[str, Any]
-    against: str = ""
-    sentence: str = ""  # what it said, with the numbers
+    told: Mapping[str, Any] | None = None
+    gain: Gain | None = None
+    silent: str = ""
 
 
 def surveys(candidate: OnnxModel, before: OnnxModel, task: ModelTask) -> dict[str, Study]:
@@ -49,44 +49,36 @@ def ranges(findings: Findings) -> ActivationRanges | None:
     return found
 
 
-def opinion(findings: Findings, metric: str, task: ModelTask) -> Opinion:
-    """Return what the fleet's answers say of the candidate; without one there is no reason against it, and it says so.
+def opinion(findings: Findings, metric: str, task: ModelTask, *, unseen: bool) -> Opinion:
+    """Return what the fleet's answers say of the candidate; `unseen` says whether it learned from none of these rows.
 
-    It is against a candidate that is worse there, however little, by `metric` where sums can tell it, else by accuracy
-    or the root mean squared error. Whether that is more than chance is told by the interval.
+    By `metric` where sums can tell it, else by accuracy or the root mean squared error. Where the fleet was asked and
+    did not answer, there is no gain but the reason.
     """
     finding = findings.get(EVALUATION)
     if finding is None:
-        return Opinion({"fleet_evaluation": None})
+        return Opinion()
     if finding.result is None:
-        return Opinion(
-            {"fleet_evaluation": None},
-            against=f"the fleet was asked and did not answer: {finding.why}; edgeml federate --alone does without",
-        )
-    return _judge(finding, metric if metric in finding.result.gains else FALLBACK[task])
-
-
-def _judge(finding: Finding, name: str) -> Opinion:
-    found = finding.result
-    gain, after, before = found.gains[name], found.metric(name), found.before[name]
-    low, high = gain.cautious
-    where = f"{found.rows:,} rows of {len(finding.devices)} devices"
-    moved = f"a gain of {gain.value:+.4f} [{low:+.4f}, {high:+.4f}]"
-    change = f"{name} {before.value:.4f} -> {after.value:.4f} on {where}, {moved}"
+        return Opinion(silent=f"the fleet was asked and did not answer: {finding.why}")
+    found, name = finding.result, metric if metric in finding.result.gains else FALLBACK[task]
+    gain, (low, high), devices = found.gains[name], found.gains[name].cautious, len(finding.devices)
+    rows = f"held-out rows of {devices} devices" if unseen else f"rows of {devices} devices, learned from as well"
+    after, before = found.metric(name), found.before[name].value
     told = {
         "metric": name,
-        "before": before.value,
+        "before": before,
         "after": after.value,
         "interval": [after.cautious[0], after.cautious[1]],
         "gain": gain.value,
         "gain_interval": [low, high],
         "rows": found.rows,
+        "held_out": unseen,
         "left_out": found.left_out,
-        "devices": len(finding.devices),
+        "devices": devices,
         "certain": low > 0 or high < 0,
     }
-    against = f"worse in the fleet: {change}" if gain.value < 0 else ""
-    return Opinion({"fleet_evaluation": told}, against, change)
+    values = {"before": before, "after": after.value, "value": gain.value, "low": low, "high": high}
+    return Opinion(told, Gain(metric=name, rows=found.rows, where=rows, **values))
 
 
 def _judged(task: ModelTask) -> Literal["classification", "regression"]:

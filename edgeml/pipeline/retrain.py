@@ -12,6 +12,7 @@ import numpy as np
 from edgeml import graph, metrics, verify
 from edgeml.artifacts import FP32, TARGET_SCALE, ActivationRanges, Answers, OnnxModel, Rows
 from edgeml.errors import NotFound, UnsupportedModel, VerificationError
+from edgeml.federated.gate import GATES, Gain, Gate, Ruling, rule
 from edgeml.files import Cache
 from edgeml.pipeline import fleet_gate
 from edgeml.pipeline.exact import exact_model, exact_study, instead
@@ -20,6 +21,7 @@ from edgeml.pipeline.plan import key, versions
 from edgeml.pipeline.prove import Desk, prove
 from edgeml.pipeline.run import Progress
 from edgeml.pipeline.subject import Stopwatch, Subject, read_subject
+from edgeml.project import Federated
 from edgeml.registry import FederationRecord, Registry, Release, RoundRecord
 from edgeml.server import Findings, Learner
 from edgeml.tasks.study import Study
@@ -49,7 +51,17 @@ class Retraining:
                 f"{record.model} was compiled from a file: there are no validation rows to judge a better one on; "
                 f"build it from data to federate it"
             )
-        judge = Judge(self._registry, release, subject, self._progress, record.id)
+        options, section = record.options, _section(subject)
+        share = section.held_out if options.held_out is None else options.held_out
+        judge = Judge(
+            self._registry,
+            release,
+            subject,
+            self._progress,
+            record.id,
+            gate=options.gate or section.gate,
+            unseen=share > 0 and not options.family,
+        )
         model = judge.fp32()
         return Learner(
             model,
@@ -61,7 +73,13 @@ class Retraining:
             study=lambda: exact_study(subject, record.options),
             fitted=lambda found: exact_model(found, subject, source=model.source),
             instead=instead(record.model, subject),
+            held_out=share,
         )
+
+
+def _section(subject: Subject) -> Federated:
+    """Return what the project says of federations; one that was built before settings came has their defaults."""
+    return Federated(**subject.project.federated.model_dump(warnings=False))
 
 
 def _rate(model: OnnxModel) -> float:
@@ -83,6 +101,8 @@ class Judge:
     subject: Subject
     progress: Progress
     federation: str = ""
+    gate: Gate = "better"
+    unseen: bool = True  # the fleet's rows: a family is fitted on all of them, also on those held out of a training
 
     def fp32(self) -> OnnxModel:
         bundle = self.registry.bundle_of(self.before)
@@ -93,8 +113,8 @@ class Judge:
             )
         return OnnxModel(bundle.blobs[found[0].graph.digest], source=bundle.manifest.lineage.get("fitted", ""))
 
-    def interval(self, old: OnnxModel, new: OnnxModel) -> tuple[float, float]:
-        """Return the 95 % interval of the gain on the validation rows, which are drawn again and again for both."""
+    def gain(self, old: OnnxModel, new: OnnxModel) -> Gain:
+        """Return the gain on the validation rows, which are drawn again and again for both models."""
         rows, task, name = self.subject.valid or Rows({}), self.subject.task, self.subject.metric
         target = rows.target
         assert target is not None, "a data set always has its target"
@@ -105,7 +125,17 @@ class Judge:
             scores = [metrics.evaluate(task, target[drawn], _drawn(one, drawn), [name])[name] for one in said]
             gains.append(-metrics.drop(name, *scores))
         low, high = np.nanquantile(gains, [0.025, 0.975])
-        return float(low), float(high)
+        before, after = (metrics.evaluate(task, target, one, [name])[name] for one in said)
+        return Gain(
+            metric=name,
+            before=before,
+            after=after,
+            value=-metrics.drop(name, before, after),
+            low=float(low),
+            high=float(high),
+            rows=len(target),
+            where="validation rows",
+        )
 
     def surveys(self, candidate: OnnxModel) -> dict[str, Study]:
         """Return what the fleet is asked about `candidate`."""
@@ -126,36 +156,44 @@ class Judge:
     def release(
         self, model: OnnxModel, rounds: Sequence[RoundRecord], findings: Findings = NOTHING_FOUND
     ) -> Mapping[str, Any]:
-        """Walk `model` through the gates if it is better than its predecessor here, and not worse in the fleet."""
+        """Walk `model` through the gates if the federation's own lets it, see `edgeml.federated.gate`."""
         old, metric = self.fp32(), self.subject.metric
-        valid = {"before": self.evaluate(old)["metric"], "after": self.evaluate(model)["metric"]}
         test = {
             name: self._scores(one, self.subject.held_out)["metric"]
             for name, one in (("before", old), ("after", model))
         }
-        fleet = fleet_gate.opinion(findings, metric, self.subject.task)
-        told = {**valid, "metric": metric, "test": test, "from": self.before.release, **fleet.told}
-        low, high = self.interval(old, model)
-        told["gain_interval"] = [low, high]
-        count, gain = len(self.subject.valid or ()), f"a gain of [{low:+.4f}, {high:+.4f}]"
-        change = f"{metric} {valid['before']:.4f} -> {valid['after']:.4f} on {count} validation rows, {gain}"
-        if metrics.drop(metric, valid["before"], valid["after"]) >= 0:
-            return {**told, "released": None, "reason": f"not released, not better: {change}"}
-        if fleet.against:
-            return {**told, "released": None, "reason": f"not released, {fleet.against}; here {change}"}
-        change = "; in the fleet ".join(filter(None, [change, fleet.sentence]))
+        here = self.gain(old, model)
+        fleet = fleet_gate.opinion(findings, metric, self.subject.task, unseen=self.unseen)
+        ruling = rule(self.gate, here, fleet.gain)
+        if fleet.silent:
+            ruling = Ruling(False, f"{fleet.silent}; edgeml federate --alone does without; here {here}")
+        told = {
+            "before": here.before,
+            "after": here.after,
+            "metric": metric,
+            "test": test,
+            "from": self.before.release,
+            "gain_interval": [here.low, here.high],
+            "fleet_evaluation": fleet.told,
+            "gate": {"rule": self.gate, "says": GATES[self.gate], "passed": ruling.ships, "why": ruling.why},
+        }
+        if not ruling.ships:
+            return {**told, "released": None, "reason": f"not released, {ruling.why}"}
         try:
-            summary = self._walk(model, rounds, fleet_gate.ranges(findings))
+            summary = self._walk(model, rounds, fleet_gate.ranges(findings), why=ruling.why)
         except VerificationError as error:
             return {**told, "released": None, "reason": f"not released, a gate refused it: {error}"}
-        return {**told, "released": summary["release"], "reason": f"released as {summary['release']}: {change}"}
+        return {**told, "released": summary["release"], "reason": f"released as {summary['release']}, {ruling.why}"}
 
-    def _walk(self, model: OnnxModel, rounds: Sequence[RoundRecord], ranges: ActivationRanges | None) -> dict[str, Any]:
+    def _walk(
+        self, model: OnnxModel, rounds: Sequence[RoundRecord], ranges: ActivationRanges | None, *, why: str
+    ) -> dict[str, Any]:
         lineage = {
             **{name: told for name, told in self.subject.lineage.items() if name not in ("fitted", RANGES)},
             "onnx": model.digest,
             "parent": self.before.release,
             "federation": _told(self.federation, rounds),
+            "gate": why,
             **_ranges_told(ranges),
         }
         devices = sorted({device for done in rounds for device in done.participants})
@@ -165,7 +203,12 @@ class Judge:
             reference=verify.run_answers(model, Rows(self.subject.held_out.inputs), self.subject.task),
             evidence=(),  # what the predecessor's source answered says nothing of new weights
             lineage=lineage,
-            notes=(note, "its own float graph is the source that its variants are held to", *_calibrated(ranges)),
+            notes=(
+                note,
+                f"the gate was {why}",
+                "its own float graph is the source that its variants are held to",
+                *_calibrated(ranges),
+            ),
             ranges=ranges,
         )
         run = key(model.digest, lineage, subject.project, versions())[:12]
@@ -202,4 +245,6 @@ def _told(federation: str, rounds: Sequence[RoundRecord]) -> str:
     """
     devices, rows = ([str(len(done.participants)) for done in rounds], [f"{done.rows}" for done in rounds])
     counts = f" of {', '.join(devices)} devices and {', '.join(rows)} rows" if rounds else ""
+    if any(done.held_out for done in rounds):
+        counts += f", {', '.join(str(done.held_out) for done in rounds)} more held out"
     return f"{federation}: {len(rounds)} rounds{counts}"

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from edgeml.errors import UserError
 from edgeml.federated.buffer import BufferOptions
 from edgeml.federated.cohort import CohortOptions, Patience
 from edgeml.federated.privacy import Privacy
 from edgeml.federated.secagg import Masks
 from edgeml.telemetry import Telemetry
+from edgeml_runtime.wire.holdout import objection
 from edgeml_runtime.wire.messages import BenchBlob, BenchJob, Reported
 
 REQUESTED, RUNNING, SUCCEEDED, FAILED = "REQUESTED", "RUNNING", "SUCCEEDED", "FAILED"
@@ -107,6 +109,12 @@ class FederationOptions:
     ask_fleet: bool = True  # how well a candidate does on the devices, before it may ship
     mode: Literal["sync", "async"] = "sync"
     buffer: BufferOptions = field(default_factory=BufferOptions)  # of asynchronous rounds
+    held_out: float | None = None  # share of a device's rows to judge on; None, "": what the project says
+    gate: Literal["", "better", "not-worse"] = ""  # what a candidate must be, see edgeml.federated.gate
+
+    def __post_init__(self) -> None:
+        if self.held_out is not None and (why := objection(self.held_out)):
+            raise UserError(why)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +137,7 @@ class RoundRecord:
     rejected: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # device -> fault -> how often
     epsilon: float | None = None  # spent until here, with differential privacy
     staleness: Mapping[str, int] = field(default_factory=dict)  # of asynchronous updates: steps made meanwhile
+    held_out: int = 0  # labelled rows of the participants that the training did not see
 
 
 @dataclass(frozen=True, kw_only=True)

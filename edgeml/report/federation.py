@@ -43,6 +43,12 @@ def _verdict(document: Document) -> Verdict:
         own, shared = document["personal"]["own"], document["personal"]["shared"]
         mine = "" if own is None else f"{figure_of(own)} own, "
         numbers.append(("on devices' own held-out rows", f"{mine}{figure_of(shared)} shared model"))
+    if fleet := document.get("fleet_evaluation"):
+        where = "held out on the devices" if fleet.get("held_out") else "of the devices"
+        low, high = fleet["gain_interval"]
+        change = f"{figure_of(fleet['before'])} → {figure_of(fleet['after'])}"
+        gained = f"{change}, {fleet['gain']:+.4f} [{low:+.4f}, {high:+.4f}]"
+        numbers.append((f"{fleet['metric']} on {fleet['rows']:,} rows {where}", gained))
     good = None if document.get("simulated") else bool(document.get("released"))
     return Verdict(who, sentence(says), sentence(document.get("reason") or ""), good, numbers)
 
@@ -63,6 +69,8 @@ def _facts(document: Document) -> list[tuple[str, str]]:
         ("sent to devices", size(sum(r["bytes_down"] for r in rounds))),
         ("time", f"{number(sum(r['seconds'] for r in rounds))} s"),
     ]
+    if aside := max((r.get("held_out", 0) for r in rounds), default=0):
+        found.insert(1, ("rows held out on them", f"{aside:,}"))
     spent = [r["epsilon"] for r in rounds if r.get("epsilon") is not None]
     return [*found, ("epsilon", number(spent[-1]))] if spent else found
 
@@ -133,7 +141,18 @@ def _answers(rounds: Sequence[Round]) -> Section:
 
 
 def _table(document: Document) -> Section:
-    head = ["round", document["metric"], "loss", "devices", "rows", "bytes up", "bytes down", "seconds", "ended"]
+    head = [
+        "round",
+        document["metric"],
+        "loss",
+        "devices",
+        "rows",
+        "held out",
+        "bytes up",
+        "bytes down",
+        "seconds",
+        "ended",
+    ]
     rows = [
         [
             str(r["round"]),
@@ -141,6 +160,7 @@ def _table(document: Document) -> Section:
             figure_of(r["loss"]),
             f"{_count(r['participants']):,}",
             f"{r['rows']:,}",
+            f"{r.get('held_out', 0):,}",
             f"{r['bytes_up']:,}",
             f"{r['bytes_down']:,}",
             number(r["seconds"]),
@@ -148,7 +168,7 @@ def _table(document: Document) -> Section:
         ]
         for r in document["rounds"]
     ]
-    return Section("Every round", "", Table(head, rows, frozenset(range(8))) if rows else None, open=False)
+    return Section("Every round", "", Table(head, rows, frozenset(range(9))) if rows else None, open=False)
 
 
 def _shares(document: Document) -> Section:

@@ -47,7 +47,7 @@ class Asynchronous:
         self._buffer = Buffer(
             work.options.buffer,
             quorum=plan.min_devices,
-            min_rows=plan.min_rows,
+            min_rows=plan.least("training"),
             deadline_s=plan.deadline_s,
             parameters=task.parameters,
             now=now,
@@ -79,7 +79,8 @@ class Asynchronous:
         if self.finished or now < self._ask_at:
             return
         self._ask_at = now + ASK_S
-        if asked := self._buffer.ask(candidates(self._shop.roster, self._work.model), now):
+        known, least = candidates(self._shop.roster, self._work.model), self._work.plan.min_rows
+        if asked := self._buffer.ask([one for one in known if one.rows >= least], now):
             self._offer(asked)
 
     def tick(self, now: float) -> RoundEnd | GiveUp | None:
@@ -241,6 +242,7 @@ class Asynchronous:
             participants=tuple(one.update.device for one in step.held),
             refused=step.refused,
             rows=sum(one.update.rows for one in step.held),
+            held_out=sum(one.update.held_out for one in step.held),
             metric=0.0,
             loss=0.0,
             bytes_up=sum(one.update.size for one in step.held),

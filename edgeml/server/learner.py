@@ -56,6 +56,7 @@ class Learner:
     study: Callable[[], Study] | None = None  # the exact fit that the record's options name, in place of training
     fitted: Callable[[Any], OnnxModel] | None = None  # what that study found, as a model like `model`
     instead: str = ""  # what to federate where the model has no training graph
+    held_out: float = 0.2  # share of a device's rows that no training sees
 
 
 class Retrain(Protocol):

@@ -65,6 +65,7 @@ def plan_of(options: FederationOptions, learner: Learner) -> Plan:
         cohort=options.cohort,
         patience=options.patience,
         mode=options.mode,
+        held_out=learner.held_out,
     )
 
 

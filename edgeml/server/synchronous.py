@@ -267,6 +267,7 @@ class Synchronous:
             participants=result.participants,
             refused=outcome.refused,
             rows=sum(update.rows for update in outcome.updates),
+            held_out=sum(update.held_out for update in outcome.updates),
             metric=0.0,
             loss=0.0,
             bytes_up=result.bytes_up,

@@ -18,6 +18,7 @@ from edgeml_runtime import task
 from edgeml_runtime.session import Session
 from edgeml_runtime.wire import DeviceError, compress, gaussian, tensors
 from edgeml_runtime.wire.messages import TaskOffer
+from edgeml_runtime.wire.tasks import HELD_OUT
 
 Arrays = Mapping[str, np.ndarray]
 MAX_KEPT = 256 << 20
@@ -87,7 +88,8 @@ class Household:
         except DeviceError as error:
             return Reply(call.device, len(rows), refused=str(error))
         self.kept[call.device] = answer.keep
-        told = {**answer.metrics, "seconds": time.perf_counter() - began}
+        aside = float(len(self.held_out.get(call.device, ())))
+        told = {**answer.metrics, HELD_OUT: aside, "seconds": time.perf_counter() - began}
         return Reply(call.device, answer.rows, body, told)
 
     def _packed(self, call: Call, update: Arrays, offer: TaskOffer) -> bytes:

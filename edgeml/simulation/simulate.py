@@ -18,6 +18,7 @@ from edgeml.simulation.conditions import Conditions
 from edgeml.simulation.crew import Crew
 from edgeml.simulation.device import Call, Judged
 from edgeml_runtime.wire import MalformedMessage, messages, tensors
+from edgeml_runtime.wire.holdout import places
 from edgeml_runtime.wire.messages import TaskOffer
 
 RUN, MODEL = "simulated", "simulated"
@@ -57,6 +58,7 @@ class RoundTold:
     bytes_down: int
     seconds: float  # on this machine, scoring included
     epsilon: float | None = None  # spent until here, with differential privacy
+    held_out: int = 0  # rows of the participants that they did not learn from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +93,7 @@ def simulate(
     """
     if plan.secure is not None:
         raise UserError("secure aggregation is not simulated: leave it out; the sums are the same without masks")
-    shares, held_out = _split(fleet.shares, conditions.held_out, seed=plan.seed)
+    shares, held_out = _split(fleet.shares, conditions.held_out)
     with Crew(shares, held_out, workers=min(conditions.workers, len(shares))) as crew:
         loop = _Loop(fleet, plan, conditions, crew=crew, rows={name: len(one) for name, one in shares.items()})
         before = scores(fleet, loop.federation.parameters)
@@ -157,6 +159,7 @@ class _Loop:
             rejected=outcome.rejected,
             silent=outcome.silent,
             rows=sum(update.rows for update in outcome.updates),
+            held_out=sum(update.held_out for update in outcome.updates),
             **scores(self.fleet, federation.parameters),
             loss_before=result.loss_before,
             loss_after=result.loss,
@@ -232,14 +235,13 @@ def processes() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _split(shares: Sequence[Rows], part: float, *, seed: int) -> tuple[dict[str, Rows], dict[str, Rows]]:
-    """Return the rows to learn from and those held out, by device; at least one row is learned from."""
+def _split(shares: Sequence[Rows], part: float) -> tuple[dict[str, Rows], dict[str, Rows]]:
+    """Return the rows to learn from and those held out, by device, as agents hold them out."""
     width, learn, held = len(str(max(0, len(shares) - 1))), {}, {}
     for i, rows in enumerate(shares):
-        name, count = f"device-{i:0{width}}", len(rows)
-        order = np.random.default_rng([seed, i]).permutation(count) if part else np.arange(count)
-        cut = min(round(part * count), max(0, count - 1))
-        learn[name], held[name] = rows.take(np.sort(order[cut:])), rows.take(np.sort(order[:cut]))
+        aside = places(rows.inputs) < part if part else np.zeros(len(rows), bool)
+        name = f"device-{i:0{width}}"
+        learn[name], held[name] = rows.take(np.flatnonzero(~aside)), rows.take(np.flatnonzero(aside))
     return learn, held
 
 

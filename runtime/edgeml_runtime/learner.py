@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from edgeml_runtime import outgoing, secagg
 from edgeml_runtime.config import Policy
+from edgeml_runtime.wire import holdout
 from edgeml_runtime.wire.messages import TaskOffer
 from edgeml_runtime.wire.tasks import LABELLED
 
@@ -76,11 +77,12 @@ class Facts:
     """What a decision about an offer depends on, at this moment."""
 
     device: str
-    rows: int  # labelled
+    rows: int  # labelled, that the task may see
     model: str  # that is running, "" when none is
     stored: int = 0  # rows of the newest layout, labelled or not
     key: str = ""  # this device's public key, hex
     ran_today: int = 0  # tasks over these rows in the last 24 hours
+    aside: int = 0  # labelled, that it may not see: held out of a training, or left to one
 
 
 class LocalRound:
@@ -122,8 +124,10 @@ class LocalRound:
             return f"{facts.ran_today} tasks ran here in 24 hours, and the owner's policy allows {policy.tasks_per_day}"
         if offer.model != facts.model:
             return f"the task is for {offer.model}, and {facts.model or 'no model'} runs here"
+        if why := holdout.objection(offer.held_out):
+            return why
         if offer.kind in LABELLED and facts.rows < rows:
-            return f"{facts.rows} labelled rows, and {rows} are needed: label more"
+            return holdout.too_few(facts.rows, rows, offer.kind, aside=facts.aside)
         if max(facts.rows, facts.stored) < rows:
             return f"{facts.stored} rows, and {rows} are needed: keep more of what is predicted"
         if offer.max_update_bytes > policy.max_update_bytes:

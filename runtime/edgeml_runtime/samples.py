@@ -2,7 +2,8 @@
 
 One SQLite file (WAL): numbers as little-endian float32, strings as JSON. A row belongs to a layout,
 the names and sizes of its inputs; when a new model takes other inputs, only rows of the newest
-layout are learned from. Every method may be called by several threads at once.
+layout are learned from. Its `place` says whether it is held out, see `wire.holdout`. Every method may be
+called by several threads at once.
 """
 
 from __future__ import annotations
@@ -19,17 +20,24 @@ from typing import Any
 import numpy as np
 
 from edgeml_runtime.errors import AgentRefused, ShapeMismatch, StorageFull
+from edgeml_runtime.wire.holdout import EVERY, Part, places
 
 KEEP = 100_000  # rows; 64 float32 features make 30 MB of it
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS samples (
     id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, layout TEXT NOT NULL,
-    numbers BLOB NOT NULL, words TEXT NOT NULL, target
+    numbers BLOB NOT NULL, words TEXT NOT NULL, target, place REAL
 );
 CREATE INDEX IF NOT EXISTS labelled ON samples (layout, id) WHERE target IS NOT NULL;
 CREATE INDEX IF NOT EXISTS layouts ON samples (layout, id);
 """
+_INDICES = (  # on a column that older files get first
+    "CREATE INDEX IF NOT EXISTS sides ON samples (layout, place) WHERE target IS NOT NULL",
+    "CREATE INDEX IF NOT EXISTS unplaced ON samples (layout) WHERE place IS NULL",
+)
+_COUNTED = "layout = ? AND place >= ? AND place < ?"
+_WITHIN = "layout = ? AND +place >= ? AND +place < ?"  # by id: sorting rows by place first takes four times as long
 
 
 class Samples:
@@ -43,6 +51,7 @@ class Samples:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.executescript(_SCHEMA)
+        self._place_old_rows()
 
     def add(self, inputs: Mapping[str, np.ndarray], *, target: float | int | None = None, now: float) -> int:
         """Store one row, each input of shape (f,) or (1, f); return its id."""
@@ -64,10 +73,10 @@ class Samples:
         layout, rows = _encode(inputs, len(labels))
         ids = []
         with self._transaction():
-            for (numbers, words), target in zip(rows, labels, strict=True):
+            for (numbers, words), target, place in zip(rows, labels, places(inputs).tolist(), strict=True):
                 cursor = self._db.execute(
-                    "INSERT INTO samples (at, layout, numbers, words, target) VALUES (?, ?, ?, ?, ?)",
-                    (now, layout, numbers, words, target),
+                    "INSERT INTO samples (at, layout, numbers, words, target, place) VALUES (?, ?, ?, ?, ?, ?)",
+                    (now, layout, numbers, words, target, place),
                 )
                 ids.append(int(cursor.lastrowid or 0))
             if ids:
@@ -80,43 +89,30 @@ class Samples:
             cursor = self._db.execute("UPDATE samples SET target = ? WHERE id = ?", (_plain(target), sample))
             return cursor.rowcount == 1
 
-    def rows(self, limit: int | None = None) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Return the inputs and targets of the labelled rows of the newest layout, oldest first.
+    def rows(self, limit: int | None = None, *, part: Part = EVERY) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Return the inputs and targets of the labelled rows of the newest layout in `part`, oldest first.
 
         With `limit`, of the newest `limit` rows. Targets are int64 when all are integers, else float32.
         """
-        with self._lock, self._refusals():
-            layout = self._newest_layout()
-            query = (
-                "SELECT numbers, words, target FROM (SELECT * FROM samples WHERE target IS NOT NULL AND layout = ? "
-                "ORDER BY id DESC LIMIT ?) ORDER BY id"
-            )
-            found = self._db.execute(query, (layout, -1 if limit is None else limit)).fetchall() if layout else []
+        layout, found = self._select("target IS NOT NULL AND", limit, part)
         targets = [target for _, _, target in found]
         integers = all(isinstance(target, int) for target in targets)
         return _decode(layout, found), np.array(targets, dtype=np.int64 if integers else np.float32)
 
-    def inputs(self, limit: int | None = None) -> dict[str, np.ndarray]:
-        """Return the inputs of all rows of the newest layout, labelled or not, oldest first; see `rows`."""
-        with self._lock, self._refusals():
-            layout = self._newest_layout()
-            query = (
-                "SELECT numbers, words, target FROM (SELECT * FROM samples WHERE layout = ? ORDER BY id DESC LIMIT ?) "
-                "ORDER BY id"
-            )
-            found = self._db.execute(query, (layout, -1 if limit is None else limit)).fetchall() if layout else []
-        return _decode(layout, found)
+    def inputs(self, limit: int | None = None, *, part: Part = EVERY) -> dict[str, np.ndarray]:
+        """Return the inputs of all rows of the newest layout in `part`, labelled or not, oldest first; see `rows`."""
+        return _decode(*self._select("", limit, part))
 
     def count(self) -> int:
         """Return how many rows are stored, labelled or not."""
         with self._lock, self._refusals():
             return int(self._db.execute("SELECT count(*) FROM samples").fetchone()[0])
 
-    def labelled(self) -> int:
+    def labelled(self, part: Part = EVERY) -> int:
         """Return how many rows `rows` would return."""
-        query = "SELECT count(*) FROM samples WHERE target IS NOT NULL AND layout = ?"
+        query = f"SELECT count(*) FROM samples WHERE target IS NOT NULL AND {_COUNTED}"
         with self._lock, self._refusals():
-            return int(self._db.execute(query, (self._newest_layout(),)).fetchone()[0])
+            return int(self._db.execute(query, (self._newest_layout(), part.low, part.high)).fetchone()[0])
 
     def layout(self) -> dict[str, tuple[tuple[int, ...], bool]]:
         """Return, of the newest layout, the shape of one row of each input and whether it is text; no row is read."""
@@ -133,6 +129,35 @@ class Samples:
     def close(self) -> None:
         with self._lock:
             self._db.close()
+
+    def _select(self, labelled: str, limit: int | None, part: Part) -> tuple[str, list[tuple[bytes, str, Any]]]:
+        """Return the newest layout and its rows in `part`, the newest `limit` of them, oldest first."""
+        query = (
+            f"SELECT numbers, words, target FROM (SELECT * FROM samples WHERE {labelled} {_WITHIN} "
+            "ORDER BY id DESC LIMIT ?) ORDER BY id"
+        )
+        with self._lock, self._refusals():
+            layout, most = self._newest_layout(), -1 if limit is None else limit
+            found = self._db.execute(query, (layout, part.low, part.high, most)).fetchall() if layout else []
+        return layout, found
+
+    def _place_old_rows(self) -> None:
+        """Give their places to rows that an agent stored which knew of none."""
+        with self._lock, self._refusals():
+            known = self._db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'unplaced'").fetchone()[0]
+            if known and self._db.execute("SELECT 1 FROM samples WHERE place IS NULL LIMIT 1").fetchone() is None:
+                return
+        with self._transaction():
+            if "place" not in {column[1] for column in self._db.execute("PRAGMA table_info(samples)")}:
+                self._db.execute("ALTER TABLE samples ADD COLUMN place REAL")
+            for statement in _INDICES:
+                self._db.execute(statement)
+            unplaced = "SELECT id, numbers, words FROM samples WHERE place IS NULL AND layout = ?"
+            for (layout,) in self._db.execute("SELECT DISTINCT layout FROM samples WHERE place IS NULL").fetchall():
+                found = self._db.execute(unplaced, (layout,)).fetchall()
+                inputs = _decode(layout, [(numbers, words, None) for _, numbers, words in found])
+                placed = zip(places(inputs).tolist(), (row[0] for row in found), strict=True)
+                self._db.executemany("UPDATE samples SET place = ? WHERE id = ?", placed)
 
     def _newest_layout(self) -> str:
         found = self._db.execute("SELECT layout FROM samples ORDER BY id DESC LIMIT 1").fetchone()

@@ -38,9 +38,9 @@ from edgeml_runtime.session import Session, is_program
 from edgeml_runtime.stem import Sprout, Stem, loads
 from edgeml_runtime.task import Limits, Rows
 from edgeml_runtime.vetting import OPERATORS, Allowed, vet
-from edgeml_runtime.wire import tensors
+from edgeml_runtime.wire import holdout, tensors
 from edgeml_runtime.wire.plain import from_plain, to_plain
-from edgeml_runtime.wire.tasks import TaskKind
+from edgeml_runtime.wire.tasks import HELD_OUT, TaskKind
 
 IDLE_S = 5.0
 ENGINE = "edgeml_runtime.ort_session"
@@ -66,6 +66,7 @@ class Order:
     kept_bytes: int
     constant_bytes: int
     operators: tuple[str, ...] = ()  # instead of the built-in list
+    held_out: float = 0.0  # share of the rows that no training sees
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +227,7 @@ def _perform(state: Path, order: Order) -> Ran:
             _rehearsed[order.graph, order.kind] = rehearse(play)
         told = {"at": time.time(), "round": order.round, "kind": order.kind, "graph": order.graph}
         Ledger(state / TASKS / LOG).note(told)
-        rows = _rows(samples, labelled=task.takes_labels(session.inputs), needed=order.min_rows)
+        rows, held_out = _rows(samples, order, labelled=task.takes_labels(session.inputs))
     kept = Kept(state / KEPT, most=order.kept_bytes)
     was = kept.before(order.run, order.round)
     answer = task.run(session, rows, kind=order.kind, scalars=order.scalars, parameters=parameters, kept=was)
@@ -236,7 +237,8 @@ def _perform(state: Path, order: Order) -> Ran:
         raise TaskRefused(f"an update of {len(data):,} bytes, and {order.update_bytes:,} are allowed")
     kept.after(order.run, order.round, was=was, now=answer.keep)
     write_atomic(state / TASKS / UPDATE, data)
-    return Ran(rows=answer.rows, metrics={**answer.metrics, "seconds": time.perf_counter() - start})
+    metrics = {**answer.metrics, **held_out, "seconds": time.perf_counter() - start}
+    return Ran(rows=answer.rows, metrics=metrics)
 
 
 @functools.lru_cache(1)
@@ -257,13 +259,15 @@ def _examples(state: Path) -> dict[str, np.ndarray]:
     return {name.removeprefix(INPUT): array for name, array in arrays.items() if name.startswith(INPUT)}
 
 
-def _rows(samples: Samples, *, labelled: bool, needed: int) -> Rows:
-    """Return the local rows a task may see; raise TaskRefused when they are fewer than `needed`."""
-    rows: Rows = samples.rows() if labelled else (samples.inputs(), None)
+def _rows(samples: Samples, order: Order, *, labelled: bool) -> tuple[Rows, dict[str, float]]:
+    """Return the rows a task may see, and how many are held out of it; raise TaskRefused when they are too few."""
+    part, every = holdout.part_of(order.kind, order.held_out), samples.labelled()
+    rows: Rows = samples.rows(part=part) if labelled else (samples.inputs(part=part), None)
+    needed, aside = order.min_rows, every - samples.labelled(part)
     if (count := task.count(rows)) < needed:
-        what = f"labelled rows, and {needed} are needed: label more" if labelled else f"rows, and {needed} are needed"
-        raise TaskRefused(f"{count} {what}")
-    return rows
+        few = holdout.too_few(count, needed, order.kind, aside=aside)
+        raise TaskRefused(few if labelled else f"{count} rows, and {needed} are needed")
+    return rows, {HELD_OUT: float(aside)} if order.kind == "training" and order.held_out else {}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

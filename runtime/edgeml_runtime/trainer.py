@@ -27,8 +27,9 @@ from edgeml_runtime.samples import Samples
 from edgeml_runtime.serving import Serving
 from edgeml_runtime.stem import Stem
 from edgeml_runtime.task_child import LOG, Order, TaskChild
-from edgeml_runtime.wire import blocks, signed, tensors, topics
+from edgeml_runtime.wire import blocks, holdout, signed, tensors, topics
 from edgeml_runtime.wire.messages import RunOver, TaskOffer, UpdateHeader, encode, from_document
+from edgeml_runtime.wire.tasks import HELD_OUT
 from edgeml_runtime.wire.updates import sign_update
 from edgeml_runtime.worker import Outcome, Worker
 
@@ -85,13 +86,16 @@ class Trainer:
             raise MalformedMessage(f"an offer of round {offer.round} arrived on the topic of {round_id}")
         running = self._serving.running
         model = running.model if running else ""
+        labelled = self._samples.labelled()
+        seen = self._samples.labelled(holdout.part_of(offer.kind, offer.held_out))
         facts = Facts(
             self._config.device,
-            self._samples.labelled(),
+            seen,
             model,
             stored=self._samples.usable(),
             key=self.masker.public,
             ran_today=self._ledger.today(time.time()),
+            aside=labelled - seen,
         )
         self.do(self.machine.offered(offer, facts, now))
 
@@ -201,14 +205,16 @@ class Trainer:
             kept_bytes=policy.max_kept_bytes,
             constant_bytes=policy.max_task_bytes,
             operators=policy.operators,
+            held_out=offer.held_out,
         )
         ran, update = self._child.run(order, max_s=policy.max_task_s)
         asked = outgoing.terms(offer, policy)
         body = outgoing.packed(outgoing.bounded(tensors.unpack(update), asked), offer, self._feedback)
         if len(body) > order.update_bytes:
             raise TaskRefused(f"an update of {len(body):,} bytes, and {order.update_bytes:,} are allowed")
-        losses = {name: value for name, value in ran.metrics.items() if name != SECONDS}
-        told = {**outgoing.told(losses, offer, asked), SECONDS: ran.metrics[SECONDS]}
+        beside = {name: value for name, value in ran.metrics.items() if name in (SECONDS, HELD_OUT)}
+        losses = {name: value for name, value in ran.metrics.items() if name not in beside}
+        told = outgoing.told(losses, offer, asked) | beside
         trained = Trained(body, ran.rows, told)
         self._answered.keep(offer, trained)
         return trained

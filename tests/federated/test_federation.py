@@ -265,3 +265,22 @@ def test_an_upload_that_is_not_compressed_as_asked_is_refused() -> None:
 def test_a_name_that_cannot_be_a_topic_is_refused() -> None:
     with pytest.raises(UserError, match="A-Z a-z 0-9"):
         Federation("a/b", PLAN, model="m", parameters=PARAMETERS)
+
+
+def test_the_rows_that_devices_hold_out_count_neither_as_learned_from_nor_as_missing() -> None:
+    """SCAFFOLD's c moves by the participants' part of all rows to learn from: by all of it where all take part."""
+    plan, zero = Plan(strategy="scaffold", min_rows=50, held_out=0.2), {"w": np.zeros(1, np.float32)}
+    federation = Federation("run", plan, model="m", parameters=zero, controls={"variate.w": zero["w"]})
+    opened = federation.begin({"a": 100, "b": 50}, now=0.0)
+    assert opened is not None and federation.known == {"a": 80, "b": 40}
+    for device, rows in (("a", 77), ("b", 42)):  # a hash is no exact fifth
+        one = np.ones(1, np.float32)
+        update = Update(device, rows, {"w": one, "variate.w": one}, metrics={"held_out": 20.0, "steps": 1.0})
+        assert opened.receive(device, update, 1.0) == "" and update.held_out == 20
+    assert federation.conclude(1.0) is not None
+    np.testing.assert_array_equal(federation.controls["variate.w"], [1.0])
+
+
+@pytest.mark.parametrize(("told", "counted"), [(12.0, 12), (-1.0, 0), (np.nan, 0), (np.inf, 0), (1e300, 0)])
+def test_a_count_of_rows_held_out_that_is_none_is_nought(told: float, counted: int) -> None:
+    assert Update("a", 10, {}, metrics={"held_out": told}).held_out == counted

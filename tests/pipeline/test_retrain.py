@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,8 @@ def test_a_better_model_is_released_with_its_parent_in_the_lineage(tmp_path: Pat
     learner = retraining(registry).prepare(record)
     first = registry.find("digits")
     told = learner.release(spoiled(learner.model), [ROUND], {})
-    assert told["released"] is None and "not better" in told["reason"]
+    assert told["released"] is None and "not released, worse here: " in told["reason"]
+    assert told["gate"]["passed"] is False and told["gate"]["why"] in told["reason"]
     assert [release.release for release in registry.releases("digits")] == [first.release]
 
     told = learner.release(learned(learner, rows, rounds=3, learning_rate=0.05), [ROUND], {})
@@ -147,7 +149,7 @@ def test_the_fleet_has_its_say_before_anything_ships(digits: tuple[Registry, Fed
     wrong = [Rows(share.inputs, (share.target + 1) % 10) for share in thirds if share.target is not None]
 
     against = learner.release(candidate, [ROUND], answered(learner, candidate, wrong))
-    assert against["released"] is None and "worse in the fleet: accuracy" in against["reason"]
+    assert against["released"] is None and "worse in the fleet: " in against["reason"]
     assert against["fleet_evaluation"]["gain"] < 0 and against["fleet_evaluation"]["devices"] == 3
 
     silent = {"evaluation": Finding(result=None, why="0 of the 2 updates needed arrived")}
@@ -160,9 +162,11 @@ def test_the_fleet_has_its_say_before_anything_ships(digits: tuple[Registry, Fed
     assert told["released"] == newest.release, told["reason"]
     fleet = told["fleet_evaluation"]
     assert fleet["gain"] > 0 and fleet["gain_interval"][0] <= fleet["gain"] <= fleet["gain_interval"][1]
-    assert fleet["rows"] == len(rows) and fleet["certain"]
+    assert fleet["rows"] == len(rows) and fleet["certain"] and fleet["held_out"]
+    assert told["gate"]["rule"] == "better" and told["gate"]["passed"]
     lineage = registry.bundle_of(newest).manifest.lineage
     assert lineage["federation"] == f"{record.id}: 1 rounds of 2 devices and 200 rows" and "ranges" in lineage
+    assert lineage["gate"] == told["gate"]["why"] and f"on {len(rows):,} held-out rows of 3 devices" in lineage["gate"]
     assert read_subject(Path(newest.run_dir)).ranges is None
     notes = registry.find("digits").summary["notes"]
     assert f"int8 holds the activations of {len(rows):,} rows of the fleet" in notes
@@ -170,6 +174,28 @@ def test_the_fleet_has_its_say_before_anything_ships(digits: tuple[Registry, Fed
     count = len(registry.releases("digits"))
     again = learner.release(candidate, [ROUND], findings)  # as a server does that died before it wrote the end down
     assert again["released"] == told["released"] and len(registry.releases("digits")) == count
+
+
+def test_a_gain_that_few_rows_cannot_show_ships_where_the_gate_says_so(
+    digits: tuple[Registry, FederationRecord, Rows],
+) -> None:
+    registry, record, rows = digits
+    learner = retraining(registry).prepare(record)
+    candidate = learned(learner, rows, rounds=1, learning_rate=0.003)
+    few = answered(learner, candidate, [rows.take(slice(start, 24, 3)) for start in range(3)])
+    refused = learner.release(candidate, [ROUND], few)
+    assert refused["released"] is None and "not better in the fleet beyond chance" in refused["reason"]
+    assert "on 24 held-out rows of 3 devices" in refused["reason"] and "gate: not-worse" in refused["reason"]
+
+    options = {"gate": "not-worse", "held_out": 0.0}
+    lenient = retraining(registry).prepare(registry.federation(registry.request_federation("digits@1", options)))
+    told = lenient.release(candidate, [dataclasses.replace(ROUND, held_out=50)], few)
+    assert told["released"] == registry.find("digits").release, told["reason"]
+    lineage = registry.bundle_of(registry.find("digits")).manifest.lineage
+    assert lineage["gate"].startswith("not-worse: here ") and "learned from as well" in lineage["gate"]
+    assert lineage["federation"].endswith("1 rounds of 2 devices and 200 rows, 50 more held out")
+    with pytest.raises(UserError, match=r"held_out 0\.25: a device holds out 0, 0\.1"):
+        registry.request_federation("digits", {"held_out": 0.25})
 
 
 def test_a_family_is_fitted_over_the_fleet_and_comes_back_as_a_model(

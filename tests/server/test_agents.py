@@ -60,7 +60,9 @@ def test_real_agents_run_what_is_shipped_and_learn_what_is_asked(
     learned = wait(lambda: registry.federation(federation_id), "the federation")
     assert learned.state == "SUCCEEDED", learned.detail
     assert [done.participants for done in learned.rounds] == [NAMES] * 3
-    assert [done.rows for done in learned.rounds] == [180] * 3
+    assert [done.rows + done.held_out for done in learned.rounds] == [180] * 3
+    held_out = {done.held_out for done in learned.rounds}
+    assert len(held_out) == 1 and 20 < held_out.pop() < 55, "about a fifth, the same rows every time"
     assert learned.rounds[-1].loss < learned.outcome["before"]["loss"]
     assert np.isfinite([done.seconds for done in learned.rounds]).all()
 

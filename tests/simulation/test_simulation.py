@@ -20,6 +20,7 @@ from edgeml.errors import UserError
 from edgeml.federated import STRATEGIES, Believe, CohortOptions, Plan, ServerStep
 from edgeml.federated.partition import partition
 from edgeml.simulation import ATTACKS, Conditions, Fleet, Simulated, simulate
+from edgeml_runtime.wire.holdout import places
 from tests.federated.test_federation import (
     BATCH,
     EPOCHS,
@@ -92,6 +93,15 @@ def test_fedavg_over_virtual_devices_is_fedavg_in_numpy() -> None:
     for name, expected in fedavg_in_numpy()[-1].items():
         np.testing.assert_allclose(found.parameters[name], expected, atol=1e-5)
     assert found.rounds[-1].metric == accuracy(dict(found.parameters))
+
+
+def test_virtual_devices_hold_out_the_rows_that_agents_would() -> None:
+    fleet = a_fleet()
+    found = run(Conditions(held_out=0.2), rounds=1)
+    held = [int((places(share.inputs) < 0.2).sum()) for share in fleet.shares]
+    assert found.rounds[0].held_out == sum(held) and found.rounds[0].rows == len(ROWS) - sum(held)
+    assert [one.rows for one in found.judged] == [count for count in held if count]
+    assert run(rounds=1).rounds[0].held_out == 0
 
 
 def test_stragglers_do_less_or_come_too_late() -> None:

@@ -163,6 +163,7 @@ class TaskOffer:
     clip_norm: float = 0.0  # the L2 norm that an update is scaled down to before it leaves; 0: none
     noise: float = 0.0  # standard deviation, in units of clip_norm, of what the device adds to every value
     secure: Secure | None = None
+    held_out: float = 0.0  # share of the rows that no training sees and evaluation is over, see `wire.holdout`
 
     @property
     def federation(self) -> str:
@@ -182,7 +183,7 @@ class RunOver:
 class UpdateHeader:
     """First message on a round's `up` topic; the blocks of safetensors `digest` follow: outputs by their names.
 
-    `metrics` of training: loss before and after, seconds. Those of other kinds are among the outputs.
+    `metrics` of training: loss before and after, seconds, rows held out. Those of other kinds are among the outputs.
     """
 
     schema: int = SCHEMA

@@ -21,6 +21,7 @@ LABELLED: frozenset[TaskKind] = frozenset({"training", "evaluation"})  # the oth
 ROWS_INPUT, TARGET = "x", "target"
 DELTA, KEPT, KEEP = "delta.", "kept.", "keep."
 LOSS_BEFORE, LOSS_AFTER, LOSS_CURVE, ROWS = "loss.before", "loss.after", "loss.curve", "rows"
+HELD_OUT = "held_out"  # beside the losses in the header: labelled rows that the task did not see, see `wire.holdout`
 LOSS_PERSONAL, STEPS = "loss.personal", "steps"  # of a second model that stays; of the optimizer
 TRAINING_METRICS = frozenset(  # of training: never in the body of an upload
     {LOSS_BEFORE, LOSS_AFTER, LOSS_PERSONAL, LOSS_CURVE, ROWS, STEPS}
