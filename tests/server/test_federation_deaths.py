@@ -180,10 +180,12 @@ def test_a_server_killed_in_any_state_resumes_and_releases_the_same_bits(
     record = field.end(federation_id)
     assert record.state == "SUCCEEDED", record.detail
     assert record.rounds[: len(before.rounds)] == before.rounds, "what was done is done once"
-    assert [(done.round, done.participants, done.rows) for done in record.rounds] == [
-        (number, NAMES, 600) for number in (1, 2)
+    held = record.rounds[0].held_out
+    assert [(done.round, done.participants, done.rows, done.held_out) for done in record.rounds] == [
+        (number, NAMES, 600 - held, held) for number in (1, 2)
     ]
-    assert field.released == undisturbed and record.detail == "better after 2 rounds, asked 3 devices with 600 rows"
+    assert field.released == undisturbed
+    assert record.detail == f"better after 2 rounds, asked 3 devices with {held} rows" and 90 < held < 150
     until(lambda: not field.registry.journals.known(), "the journal to be dropped")
 
 
