@@ -177,8 +177,8 @@ def _federate(scene: Scene, options: DemoOptions, rows: list[int]) -> dict[str, 
     def show(done: Any) -> None:
         scene.say(
             "round",
-            f"{done.round} of {options.rounds}: {len(done.participants)} agents, accuracy {done.metric:.4f}, "
-            f"{done.bytes_up:,} bytes up, {done.seconds:.2f} s",
+            f"{done.round} of {options.rounds}: {len(done.participants)} agents, {done.rows} rows and {done.held_out} "
+            f"held out, accuracy {done.metric:.4f}, {done.bytes_up:,} bytes up, {done.seconds:.2f} s",
         )
 
     wanted = {"rounds": options.rounds, "min_devices": 2, **LEARNING}
