@@ -80,10 +80,10 @@ def write(folder: Path, number: int, shape: Shape) -> dict[str, str]:
     model, layer = prepared(shape)
     stem = f"{number:02d}"
     makers = {f"dw-{n}": f for n, f in FORMS.items()} | {f"dx-{n}": f for n, f in BACKS.items()}
-    if banded.fits(layer):
+    if banded.height_of(layer):
         makers |= {"y-conv": _plain, "y-banded": banded.forward}
     for name, make in makers.items():
-        if ("banded" in name and not banded.fits(layer)) or (name == "dx-turned" and not turns(layer)):
+        if ("banded" in name and not banded.height_of(layer)) or (name == "dx-turned" and not turns(layer)):
             continue
         g = GraphBuilder(model)
         made = make(g, layer, ("x", "dy", "w"))

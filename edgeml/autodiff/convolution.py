@@ -22,7 +22,6 @@ from edgeml.errors import UnsupportedModel
 Form = Literal["swapped", "taps", "banded"]
 Back = Literal["spread", "turned", "banded"]
 Make = Callable[[GraphBuilder, Layer, Tensors], str]
-NARROW, THIN = 16, 8  # positions of the last axis up to which a banded matrix is worth its zeros: for dW, for dX and Y
 FEW, SMALL, MANY = 3, 16, 25  # channels in, positions, taps: up to (from) so many one convolution beats a product a tap
 
 
@@ -39,7 +38,7 @@ def conv(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
         inner = int(g.shapes[w][1] or 0)
         dw = FORMS[form_of(layer)](g, layer, (x, dy, w)) if layer else exchanged(g, x, dy, move=move, inner=inner)
     db = g.op("ReduceSum", dy, g.ints([0, *move.axes]), keepdims=0) if len(node.input) > 2 else None
-    if layer and w in g.active and _thin(layer):
+    if layer and w in g.active and banded.price(layer) < _alone(layer):
         _go_forward_banded(g, layer, node)
     return (dx, dw, db)[: len(node.input)]
 
@@ -55,7 +54,8 @@ def _go_forward_banded(g: GraphBuilder, layer: Layer, node: NodeProto) -> None:
 def form_of(layer: Layer) -> Form:
     """Return the form of dW that is fastest for `layer`."""
     move = layer.move
-    if banded.fits(layer) and layer.after[1] <= NARROW:
+    taps_price = 1 + 0.5 * math.prod(move.kernel)  # nanoseconds for each number of dY, a product of few numbers a tap
+    if banded.price(layer) < taps_price:
         return "banded"
     if move.group > 1 or math.prod(move.kernel) == 1:
         return "taps"
@@ -65,13 +65,14 @@ def form_of(layer: Layer) -> Form:
 
 def back_of(layer: Layer) -> Back:
     """Return the form of dX that is fastest for `layer`."""
-    if _thin(layer):
+    if banded.price(layer) < _alone(layer):
         return "banded"
     return "turned" if turns(layer) and math.prod(layer.move.kernel) == 1 else "spread"
 
 
-def _thin(layer: Layer) -> bool:
-    return banded.fits(layer) and layer.after[1] <= THIN
+def _alone(layer: Layer) -> float:
+    """Return what the operator takes where every channel is alone: nanoseconds for each number of Y, as measured."""
+    return 300 / math.prod(layer.after) + math.prod(layer.move.kernel) * (0.2 + 2 / layer.after[-1])
 
 
 def _swapped(g: GraphBuilder, layer: Layer, tensors: Tensors) -> str:

@@ -58,7 +58,7 @@ def run(model: ModelProto, g: GraphBuilder, made: str, **feeds: np.ndarray) -> n
 
 def weight_gradients(model: ModelProto, x: np.ndarray, dy: np.ndarray) -> dict[str, np.ndarray]:
     """Return dW by every form that the layer can have."""
-    forms = ["swapped", "taps", *(["banded"] if banded.fits(layer(model)[1]) else [])]
+    forms = ["swapped", "taps", *(["banded"] if banded.height_of(layer(model)[1]) else [])]
     found = {}
     for form in forms:
         g, one = layer(model)
@@ -133,7 +133,7 @@ def test_every_form_of_the_inputs_gradient_is_the_one_that_finite_steps_of_the_w
     model, x, dy = a_layer(**SHAPES[name])
     weight = np.random.default_rng(1).normal(size=layer_shape(model)).astype(np.float32)
     _, one = layer(model)
-    forms = ["spread", *(["turned"] if convolution.turns(one) else []), *(["banded"] if banded.fits(one) else [])]
+    forms = ["spread", *(["turned"] if convolution.turns(one) else []), *(["banded"] if banded.height_of(one) else [])]
     found = {}
     for form in forms:
         g, one = layer(model)
