@@ -119,10 +119,10 @@ def weight_gradient(g: GraphBuilder, layer: Layer, tensors: Tensors) -> str:
     """Return dW, (channels, 1, kernel)."""
     x, dy, _ = tensors
     tiles = tiling(layer, height_of(layer))
-    seen = g.op("Transpose", _tiled(g, x, tiles.seen), perm=[0, 2, 1])
-    made = g.op("MatMul", seen, _tiled(g, dy, tiles.made))
-    taps = g.op("Transpose", _taps(g, tiles, like=x), perm=[1, 0])
-    sums = g.op("MatMul", g.op("Reshape", made, g.ints([layer.outer, -1])), taps)
+    made = g.op("Transpose", _tiled(g, dy, tiles.made), perm=[0, 2, 1])
+    product = g.op("MatMul", made, _tiled(g, x, tiles.seen))  # dT turned around is faster to come by
+    taps = g.op("Transpose", _taps(g, tiles, like=x, turned=True), perm=[1, 0])
+    sums = g.op("MatMul", g.op("Reshape", product, g.ints([layer.outer, -1])), taps)
     return g.op("Reshape", sums, g.ints([layer.outer, 1, *layer.move.kernel]))
 
 
@@ -148,12 +148,11 @@ def _made(g: GraphBuilder, tiles: Tiling, name: str, *, weight: str) -> str:
     return g.op("Transpose", pictures, perm=[1, 0, 2, 3])
 
 
-def _taps(g: GraphBuilder, tiles: Tiling, *, like: str) -> str:
-    """Return (kernel, seen x made): onnxruntime makes it of its rows and columns once, when it loads the graph."""
-    rows, columns = tiles.taps()
-    whole = g.op(
-        "Mul", g.const(rows[:, None, :, None, :, None], like=like), g.const(columns[:, None, :, None], like=like)
-    )
+def _taps(g: GraphBuilder, tiles: Tiling, *, like: str, turned: bool = False) -> str:
+    """Return (kernel, seen x made), or made x seen: onnxruntime makes it of rows and columns once, as it loads."""
+    rows, columns = (part.swapaxes(1, 2) if turned else part for part in tiles.taps())
+    rows, columns = rows[:, None, :, None, :, None], columns[None, :, None, :, None]
+    whole = g.op("Mul", g.const(rows, like=like), g.const(columns, like=like))
     return g.op("Reshape", whole, g.ints([math.prod(tiles.layer.move.kernel), -1]))
 
 

@@ -33,6 +33,7 @@ class GraphBuilder:
         self.constants: dict[str, np.ndarray] = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
         self.real: np.dtype[Any] = np.dtype(np.float32)  # of constants that nothing else decides, of `lr` and the loss
         self.active: set[str] = set()  # tensors that depend, differentiably, on what is differentiated for
+        self.gated: set[str] = set()  # gradients that are 0 already where the Relu before is closed
         self.instead: dict[str, str] = {}  # tensors of the forward graph, and what is the same and faster to make
         self._made: dict[Any, tuple[str, ...]] = {}
         self._taken = {name for node in self.forward for name in (*node.input, *node.output)} | set(self.constants)

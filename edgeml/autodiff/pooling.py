@@ -121,7 +121,9 @@ def global_average_pool(g: GraphBuilder, node: NodeProto, dy: str) -> Grads:
         count = g.const(math.prod(int(size or 0) for size in sizes), like=x)
     else:
         count = g.op("Div", g.op("Cast", g.op("Size", x), to=of), g.op("Cast", g.op("Size", node.output[0]), to=of))
-    return (g.op("Expand", g.op("Div", dy, count), g.shape_of(x)),)
+    spread = g.op("Expand", g.op("Div", dy, count), g.shape_of(x))
+    g.shapes[spread] = g.shapes[x]
+    return (spread,)
 
 
 @vjp("GlobalMaxPool")

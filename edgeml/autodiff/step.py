@@ -20,6 +20,7 @@ from edgeml.artifacts import OnnxModel, TrainingGraph
 from edgeml.autodiff.backward import gradients, in_order, live, shared
 from edgeml.autodiff.builder import GraphBuilder, describe
 from edgeml.autodiff.dropout import DRAW, seed_dropout
+from edgeml.autodiff.facing import channels_first
 from edgeml.autodiff.loops import close
 from edgeml.autodiff.losses import TARGET, WEIGHT, Emitted, Options, check, output_of
 from edgeml.autodiff.newer import spelled_out
@@ -179,7 +180,7 @@ def _updates(
 def _assemble(
     model: ModelProto, g: GraphBuilder, values: Mapping[str, np.ndarray], *, outputs: dict[str, str]
 ) -> ModelProto:
-    nodes = in_order(_with_instead(g))
+    nodes = channels_first(g, live(in_order(_with_instead(g)), outputs.values()))
     nodes = live(shared(nodes, set(outputs.values())), outputs.values())
     _rename(nodes, {tensor: name for name, tensor in outputs.items()})
     used = {name for node in nodes for name in node.input}
