@@ -34,11 +34,6 @@ class Net:
     batch_statistics: bool = False
 
 
-def nets() -> list[Net]:
-    """Return the five of them."""
-    return [build(name) for name in NETS]
-
-
 def build(name: str) -> Net:
     """Return the network called `name`, always with the same weights and rows."""
     make, shape, classes = NETS[name]

@@ -1,6 +1,7 @@
 """Training: our compiled graphs beside numpy, scikit-learn, torch and Keras, in one run.
 
     PYTHONPATH=.:runtime python benchmarks/training_step.py [--turns 60] [--seconds 8] [--part all|digits|nets|table]
+    PYTHONPATH=.:runtime python benchmarks/training_step.py --part nets --only lstm    # the other rows stay
 
 The digits MLP 64-64-10 beside numpy and scikit-learn, step by step and whole epochs; then one step of five networks
 (benchmarks/training_nets.py) beside torch and Keras. Every turn times each contender once, in changing order, in one
@@ -23,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 
-from benchmarks.training_nets import nets
+from benchmarks.training_nets import NETS, build
 from edgeml.autodiff import SGD, training_step
 from edgeml.tasks import permutation, training
 
@@ -161,27 +162,32 @@ def measure(turns: int) -> dict[str, Any]:
     }
 
 
-def beside_peers(seconds: float, folder: Path) -> dict[str, dict[str, Any]]:
+def beside_peers(seconds: float, folder: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return what each peer's process measured, by peer and network; nothing for a peer that is not there."""
-    for net in nets():
+    for net in map(build, names):
         graph = training_step(net.model, optimizer=SGD(MOMENTUM), batch_statistics=net.batch_statistics)
         (folder / f"{net.name}.onnx").write_bytes(graph.data)
         given = {"in.x": net.x, "in.target": net.target}
         kept: dict[str, Any] = {**given, **graph.parameters, **graph.state}
         np.savez(folder / f"{net.name}.npz", **kept)
     pythons = {"torch": os.environ.get("EDGEML_TORCH_PYTHON"), "keras": sys.executable}
-    return {peer: told(python, peer, folder, seconds) for peer, python in pythons.items() if python}
+    return {peer: told([python, peer, str(seconds), *names], folder) for peer, python in pythons.items() if python}
 
 
-def told(python: str, peer: str, folder: Path, seconds: float) -> dict[str, Any]:
-    """Return the lines of one peer's process, by network."""
-    command = [python, str(HERE / f"peers/{peer}_steps.py"), str(folder), str(seconds)]
+def told(asked: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Return the lines of one peer's process, by network; `asked` are its Python, its name, seconds and networks."""
+    python, peer, seconds, *names = asked
+    command = [python, str(HERE / f"peers/{peer}_steps.py"), str(folder), seconds, *names]
     env = {**os.environ, "PYTHONPATH": str(HERE.parent / "runtime"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
     if done.returncode:
         raise SystemExit(f"{peer}: {done.stderr.strip()[-600:]}")
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return {line.pop("net"): line for line in lines}
+
+
+def in_order(lines: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: lines[name] for name in NETS if name in lines}
 
 
 def nets_table(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -256,6 +262,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=60)
     parser.add_argument("--seconds", type=float, default=8.0, help="For each network and peer.")
     parser.add_argument("--part", choices=("all", "digits", "nets", "table"), default="all", help="Keep the rest.")
+    parser.add_argument("--only", nargs="+", choices=list(NETS), default=list(NETS), help="Keep the other networks.")
     options = parser.parse_args()
     path = RESULTS / "training_step.json"
     figures = json.loads(path.read_text(encoding="utf-8")) if options.part != "all" else {}
@@ -263,7 +270,9 @@ def main() -> None:
         figures |= measure(options.turns)
     if options.part in ("all", "nets"):
         with tempfile.TemporaryDirectory() as folder:
-            figures["nets"] = beside_peers(options.seconds, Path(folder))
+            found = beside_peers(options.seconds, Path(folder), options.only)
+        kept = figures.get("nets", {})
+        figures["nets"] = kept | {peer: in_order(kept.get(peer, {}) | lines) for peer, lines in found.items()}
     (RESULTS / "training_step.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     (RESULTS / "training_step.md").write_text(table(figures), encoding="utf-8")
     print(table(figures))

@@ -73,7 +73,7 @@ def steps_of(name: str, folder: Path) -> dict[str, Step]:
 
 def main() -> None:
     folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
-    for name in NETS:
+    for name in sys.argv[3:] or NETS:
         steps = steps_of(name, folder)
         for step in steps.values():
             for _ in range(5):
