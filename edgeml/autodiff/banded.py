@@ -115,10 +115,10 @@ def height_of(layer: Layer) -> int:
     return min(fit, key=fit.__getitem__, default=0)
 
 
-def weight_gradient(g: GraphBuilder, layer: Layer, tensors: Tensors) -> str:
-    """Return dW, (channels, 1, kernel)."""
+def weight_gradient(g: GraphBuilder, layer: Layer, tensors: Tensors, *, height: int = 0) -> str:
+    """Return dW, (channels, 1, kernel); `height` rows of Y make a tile, 0 for what `height_of` says."""
     x, dy, _ = tensors
-    tiles = tiling(layer, height_of(layer))
+    tiles = tiling(layer, height or height_of(layer))
     made = g.op("Transpose", _tiled(g, dy, tiles.made), perm=[0, 2, 1])
     product = g.op("MatMul", made, _tiled(g, x, tiles.seen))  # dT turned around is faster to come by
     taps = g.op("Transpose", _taps(g, tiles, like=x, turned=True), perm=[1, 0])
@@ -126,14 +126,14 @@ def weight_gradient(g: GraphBuilder, layer: Layer, tensors: Tensors) -> str:
     return g.op("Reshape", sums, g.ints([layer.outer, 1, *layer.move.kernel]))
 
 
-def input_gradient(g: GraphBuilder, layer: Layer, tensors: Tensors) -> str:
+def input_gradient(g: GraphBuilder, layer: Layer, tensors: Tensors, *, height: int = 0) -> str:
     """Return dX, (rows, channels, height, width)."""
-    return _made(g, tiling(layer, height_of(layer), back=True), tensors[1], weight=tensors[2])
+    return _made(g, tiling(layer, height or height_of(layer), back=True), tensors[1], weight=tensors[2])
 
 
-def forward(g: GraphBuilder, layer: Layer, tensors: Tensors) -> str:
+def forward(g: GraphBuilder, layer: Layer, tensors: Tensors, *, height: int = 0) -> str:
     """Return Y without a bias, (rows, channels, height out, width out)."""
-    return _made(g, tiling(layer, height_of(layer)), tensors[0], weight=tensors[2])
+    return _made(g, tiling(layer, height or height_of(layer)), tensors[0], weight=tensors[2])
 
 
 def _made(g: GraphBuilder, tiles: Tiling, name: str, *, weight: str) -> str:

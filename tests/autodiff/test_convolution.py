@@ -149,3 +149,30 @@ def test_every_form_of_the_inputs_gradient_is_the_one_that_finite_steps_of_the_w
 
 def layer_shape(model: ModelProto) -> tuple[int, ...]:
     return tuple(model.graph.initializer[0].dims)
+
+
+@pytest.mark.parametrize("name", [name for name in SHAPES if name.startswith("depthwise")])
+def test_tiles_of_every_height_make_the_same(name: str) -> None:
+    model, x, dy = a_layer(**SHAPES[name])
+    weight = np.random.default_rng(1).normal(size=layer_shape(model)).astype(np.float32)
+    g, one = layer(model)
+    wanted = {
+        banded.forward: operator(model, x, weight),
+        banded.weight_gradient: by_definition(model, x, dy),
+        banded.input_gradient: run(model, g, convolution.BACKS["spread"](g, one, ("x", "dy", "w")), dy=dy, w=weight),
+    }
+    heights = [n for n in range(1, one.after[0] + 1) if all(banded.tiling(one, n, back=b).fits for b in (False, True))]
+    assert heights[-1] == one.after[0]  # the whole picture always is a tile
+    for height in heights:
+        for product, expected in wanted.items():
+            g, one = layer(model)
+            found = run(model, g, product(g, one, ("x", "dy", "w"), height=height), x=x, dy=dy, w=weight)
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4, err_msg=f"{product.__name__}, {height}")
+
+
+def operator(model: ModelProto, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return what the layer's own operator makes of `x`."""
+    whole = ModelProto()
+    whole.CopyFrom(model)
+    whole.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight, "w"))
+    return Session(whole.SerializeToString()).run({"x": x})["y"]
