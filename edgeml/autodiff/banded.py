@@ -82,24 +82,24 @@ class Tiling:
 def meetings(layer: Layer, axis: int, xs: range, ys: range) -> np.ndarray:
     """Return for each place of the kernel on `axis` which of `xs` it takes to which of `ys`: (kernel, xs, ys)."""
     move = layer.move
-    met = np.arange(move.kernel[axis])[:, None] * move.dilations[axis] - move.pads[axis]
-    met = met + np.array(ys)[None] * move.strides[axis]
-    return np.equal(np.array(xs)[None, :, None], met[:, None, :])
+    places = np.arange(move.kernel[axis])[:, None] * move.dilations[axis] - move.pads[axis]
+    met = places + np.array(ys)[None] * move.strides[axis]
+    return np.asarray(np.array(xs)[None, :, None] == met[:, None, :])
 
 
 def tiling(layer: Layer, height: int, *, back: bool = False) -> Tiling:
     """Return the tiling by `height` rows of Y, or the rows of X that belong to them."""
-    tall, move = height * layer.move.strides[0], layer.move
-    ends = [(layer.before, tall), (layer.after, height)]
-    (seen, core), (made, own) = ends[::-1] if back else ends
-    count = -(-made[0] // own)
+    x, y = (*layer.before, height * layer.move.strides[0]), (*layer.after, height)
+    (rows, width, core), (made_rows, made_width, own) = (y, x) if back else (x, y)
+    count = -(-made_rows // own)
     if count == 1:
-        return Tiling(layer, Side(*seen, seen[0], 1), Side(*made, made[0], 1), back)
-    far = range(-move.kernel[0] * move.dilations[0], core + move.kernel[0] * move.dilations[0])
-    rows = meetings(layer, 0, range(own), far).any((0, 1)) if back else meetings(layer, 0, far, range(own)).any((0, 2))
-    met = np.array(far)[rows] if rows.any() else np.zeros(1, int)
+        return Tiling(layer, Side(rows, width, rows, 1), Side(made_rows, made_width, made_rows, 1), back)
+    reach = layer.move.kernel[0] * layer.move.dilations[0]
+    far = range(-reach, core + reach)
+    hit = meetings(layer, 0, range(own), far).any((0, 1)) if back else meetings(layer, 0, far, range(own)).any((0, 2))
+    met = np.array(far)[hit] if hit.any() else np.zeros(1, int)
     before, behind = max(0, -int(met.min())), max(0, int(met.max()) + 1 - core)
-    return Tiling(layer, Side(*seen, core, count, before, behind), Side(*made, own, count), back)
+    return Tiling(layer, Side(rows, width, core, count, before, behind), Side(made_rows, made_width, own, count), back)
 
 
 def height_of(layer: Layer) -> int:

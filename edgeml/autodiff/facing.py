@@ -8,6 +8,7 @@ there, and transposed back only for what cannot. Products of a tap become one fo
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from onnx import NodeProto, helper
 
@@ -174,7 +175,7 @@ class _Facing:
         if sizes:
             self.sizes[name] = sizes
 
-    def _emit(self, op_type: str, *inputs: str, **options: object) -> str:
+    def _emit(self, op_type: str, *inputs: str, **options: Any) -> str:
         made = self.g.fresh("first")
         self.out.append(helper.make_node(op_type, inputs, [made], **options))
         return made

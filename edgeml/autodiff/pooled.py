@@ -108,7 +108,9 @@ def _phases(g: GraphBuilder, blocks: Blocks, x: str) -> list[str]:
     apart = g.op("Transpose", g.op("Reshape", x, g.ints([-1, last])), perm=[1, 0])
     pairs = [n for pair in zip(blocks.after, kernel, strict=False) for n in pair]
     apart = g.op("Reshape", apart, g.ints([last, -1, *pairs, blocks.after[-1]]))
-    parts = {(place,): part for place, part in enumerate(_split(g, apart, axis=0, count=last))}
+    parts: dict[tuple[int, ...], str] = {
+        (place,): part for place, part in enumerate(_split(g, apart, axis=0, count=last))
+    }
     for axis, count in enumerate(kernel):
         behind = 3 + 2 * axis
         parts = {
