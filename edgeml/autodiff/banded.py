@@ -70,9 +70,8 @@ class Tiling:
     def price(self) -> float:
         """Nanoseconds for each number made, as measured: the product, and laying tiles side by side."""
         seen, made = self.seen, self.made
-        work = (
-            seen.size * -(-made.size // LANES) * LANES / made.size * (0.03 if seen.size * made.size < LARGE else 0.045)
-        )
+        rate = 0.03 if seen.size * made.size < LARGE else 0.045  # for each multiplication
+        work = rate * seen.size * -(-made.size // LANES) * LANES / made.size
         copies = 3 * seen.size / (seen.core * seen.width) - 2  # what neighbours share is cut out first
         pieces = 10 / made.size if made.count > 1 else 0.0
         uneven = any(side.rows % side.core for side in (seen, made))
