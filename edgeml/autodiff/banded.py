@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -101,6 +102,7 @@ def tiling(layer: Layer, height: int, *, back: bool = False) -> Tiling:
     return Tiling(layer, Side(rows, width, core, count, before, behind), Side(made_rows, made_width, own, count), back)
 
 
+@lru_cache
 def height_of(layer: Layer) -> int:
     """Return how many rows of Y make the best tiles for all three products, 0 where none can be."""
     move = layer.move
