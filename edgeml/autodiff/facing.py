@@ -16,24 +16,9 @@ from edgeml.autodiff.builder import GraphBuilder, attributes
 
 TURN = [1, 0, 2, 3]
 EACH = {  # operators of one element, or of elements at one place
-    *(
-        "Abs",
-        "Add",
-        "And",
-        "Cast",
-        "Ceil",
-        "Clip",
-        "Div",
-        "Elu",
-        "Equal",
-        "Erf",
-        "Exp",
-        "Floor",
-        "Greater",
-        "HardSigmoid",
-    ),
-    *("HardSwish", "LeakyRelu", "Less", "Log", "Max", "Min", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal", "Relu"),
-    *("Sigmoid", "Sign", "Softplus", "Sqrt", "Sub", "Sum", "Tanh", "Where"),
+    *("Abs", "Add", "And", "Cast", "Ceil", "Clip", "Div", "Elu", "Equal", "Erf", "Exp", "Floor", "Greater"),
+    *("HardSigmoid", "HardSwish", "LeakyRelu", "Less", "Log", "Max", "Min", "Mul", "Neg", "Not", "Or", "Pow"),
+    *("Reciprocal", "Relu", "Sigmoid", "Sign", "Softplus", "Sqrt", "Sub", "Sum", "Tanh", "Where"),
 }
 
 
@@ -66,12 +51,10 @@ class _Facing:
         name, made = node.input[0], node.output[0]
         if name in self.first:  # twice turned
             self.same[made] = self.first[name]
+            self.out.append(helper.make_node("Identity", [self.first[name]], [made]))
             return
         self.out.append(node)
-        self.first[made] = name
-        sizes = self._sizes(name)
-        if sizes:
-            self.sizes[made] = sizes
+        self._know(made, name, self._sizes(name))
 
     def _sizes(self, name: str) -> tuple[int, int] | None:
         """Return height and width of pictures in `name`, where they are known."""
@@ -126,7 +109,7 @@ class _Facing:
             return self._emit("Reshape", maker.input[0], self.g.ints([-1, 1, 1, 1]))
         if len(self.g.shapes.get(name, ())) != 4:
             return None
-        self.first[name] = self._emit("Transpose", name, perm=TURN)
+        self._know(name, self._emit("Transpose", name, perm=TURN), self._sizes(name))
         return self.first[name]
 
     def _normalized(self, node: NodeProto) -> bool:
@@ -166,11 +149,17 @@ class _Facing:
         return True
 
     def _of(self, node: NodeProto) -> tuple[int, int] | None:
-        return next((self.sizes[name] for name in node.input if name in self.sizes), None)
+        """Return height and width of what `node` makes, one broadcast to another; None where one is not known."""
+        found = [self.sizes.get(name) for name in node.input if name in self.first]
+        known = [sizes for sizes in found if sizes]
+        return (max(h for h, _ in known), max(w for _, w in known)) if known and len(known) == len(found) else None
 
     def _give(self, name: str, made: str, sizes: tuple[int, int] | None) -> None:
         """Say that `made` is `name` with channels first, and make that, too, for whoever reads it."""
         self.out.append(helper.make_node("Transpose", [made], [name], perm=TURN))
+        self._know(name, made, sizes)
+
+    def _know(self, name: str, made: str, sizes: tuple[int, int] | None) -> None:
         self.first[name] = made
         if sizes:
             self.sizes[name] = sizes

@@ -30,6 +30,14 @@ CHAINS = {
     "one tap": [node("Conv", ["p", "one"], ["r"], kernel_shape=[1, 1])],
     "one tap and a bias": [node("Conv", ["p", "one", "channels.0"], ["r"])],
     "with pictures as they lie": [node("Add", ["p", "x"], ["r"])],
+    "one tap of what was spread": [
+        node("ReduceMean", ["p", "places"], ["m"]),
+        turned("m", "t"),
+        node("Neg", ["t"], ["n"]),
+        turned("n", "s"),
+        node("Mul", ["s", "p"], ["q"]),
+        node("Conv", ["q", "one"], ["r"]),
+    ],
     "without negatives": [node("Clip", ["p", "zero", ""], ["r"])],
 }
 KEPT = {
@@ -53,7 +61,7 @@ def a_model(nodes: list[NodeProto]) -> ModelProto:
     arrays |= {name: draw.normal(size=(4, 4, n, n)).astype(np.float32) for name, n in (("one", 1), ("three", 3))}
     arrays |= {"half": np.array(0.5, np.float32), "zero": np.array(0, np.float32), "flat": np.array([channels, -1])}
     arrays |= {"column": np.array([-1, 1, 1]), "row": np.array([1, -1, 1, 1])}
-    arrays |= {"others": np.array([0, 2, 3]), "rest": np.array([1, 2, 3])}
+    arrays |= {"others": np.array([0, 2, 3]), "rest": np.array([1, 2, 3]), "places": np.array([2, 3])}
     given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", channels, height, width])
     initial = [numpy_helper.from_array(value, name) for name, value in arrays.items()]
     graph = helper.make_graph(nodes, "chain", [given], [helper.make_empty_tensor_value_info("y")], initial)
