@@ -58,8 +58,8 @@ class Tiling:
     def taps(self) -> tuple[np.ndarray, np.ndarray]:
         """Return where each row and each column of the kernel leads: (kernel, seen, made), ones and zeros."""
         places = self.seen.places, range(self.made.core)
-        rows = meetings(self.layer, 0, *(places[::-1] if self.back else places))
-        columns = meetings(self.layer, 1, range(self.layer.before[1]), range(self.layer.after[1]))
+        rows = meetings(self.layer, 0, places[::-1] if self.back else places)
+        columns = meetings(self.layer, 1, (range(self.layer.before[1]), range(self.layer.after[1])))
         return (rows.swapaxes(1, 2), columns.swapaxes(1, 2)) if self.back else (rows, columns)
 
     @property
@@ -79,9 +79,9 @@ class Tiling:
         return work + 0.2 * copies + pieces + 0.4 + 0.4 * uneven
 
 
-def meetings(layer: Layer, axis: int, xs: range, ys: range) -> np.ndarray:
-    """Return for each place of the kernel on `axis` which of `xs` it takes to which of `ys`: (kernel, xs, ys)."""
-    move = layer.move
+def meetings(layer: Layer, axis: int, ends: tuple[range, range]) -> np.ndarray:
+    """Return for each place of the kernel on `axis` which of X's places it takes to which of Y's: (kernel, X, Y)."""
+    move, (xs, ys) = layer.move, ends
     places = np.arange(move.kernel[axis])[:, None] * move.dilations[axis] - move.pads[axis]
     met = places + np.array(ys)[None] * move.strides[axis]
     return np.asarray(np.array(xs)[None, :, None] == met[:, None, :])
@@ -96,7 +96,8 @@ def tiling(layer: Layer, height: int, *, back: bool = False) -> Tiling:
         return Tiling(layer, Side(rows, width, rows, 1), Side(made_rows, made_width, made_rows, 1), back)
     reach = layer.move.kernel[0] * layer.move.dilations[0]
     far = range(-reach, core + reach)
-    hit = meetings(layer, 0, range(own), far).any((0, 1)) if back else meetings(layer, 0, far, range(own)).any((0, 2))
+    met_by = meetings(layer, 0, (range(own), far) if back else (far, range(own)))
+    hit = met_by.any((0, 1) if back else (0, 2))
     met = np.array(far)[hit] if hit.any() else np.zeros(1, int)
     before, behind = max(0, -int(met.min())), max(0, int(met.max()) + 1 - core)
     return Tiling(layer, Side(rows, width, core, count, before, behind), Side(made_rows, made_width, own, count), back)
