@@ -166,18 +166,18 @@ def _tiled(g: GraphBuilder, name: str, side: Side) -> str:
     whole, wide = g.op("Transpose", name, perm=[1, 0, 2, 3]), side.core * side.width
     if blocks > 1:
         whole = g.op("Reshape", whole, g.ints([0, -1, blocks, wide]))
-    parts = [whole if blocks == side.count else _cut(g, whole, (0, side.count), (0, wide))]
+    parts = [whole if blocks == side.count else _cut(g, whole, tiles=(0, side.count), places=(0, wide))]
     if side.before:
-        part = _cut(g, whole, (0, side.count - 1), (wide - side.before * side.width, wide))
+        part = _cut(g, whole, tiles=(0, side.count - 1), places=(wide - side.before * side.width, wide))
         parts.insert(0, g.op("Pad", part, g.ints([0, 0, 1, 0, 0, 0, 0, 0])))
     if side.behind:
-        part = _cut(g, whole, (1, side.count + 1), (0, side.behind * side.width))
+        part = _cut(g, whole, tiles=(1, side.count + 1), places=(0, side.behind * side.width))
         parts.append(part if blocks > side.count else g.op("Pad", part, g.ints([0, 0, 0, 0, 0, 0, 1, 0])))
     seen = g.op("Concat", *parts, axis=3) if len(parts) > 1 else parts[0]
     return g.op("Reshape", seen, g.ints([0, -1, side.size]))
 
 
-def _cut(g: GraphBuilder, name: str, tiles: tuple[int, int], places: tuple[int, int]) -> str:
+def _cut(g: GraphBuilder, name: str, *, tiles: tuple[int, int], places: tuple[int, int]) -> str:
     starts, ends = zip(tiles, places, strict=True)
     return g.op("Slice", name, g.ints(starts), g.ints(ends), g.ints([2, 3]))
 
