@@ -143,6 +143,82 @@ def layers(gates: int, *options: dict[str, Any], cell: bool = False) -> list[Cas
     return cases
 
 
+def layer(
+    gates: int, *parts: str, lengths: tuple[int, ...] = (), kinks: bool = False, wide: int = 3, **given: Any
+) -> Case:
+    """One recurrent layer with the `parts` it has: b, h, c, p. With `kinks` every sum is near 1, -1 or 3."""
+    many, size = 2 if given.get("direction") == "bidirectional" else 1, 20 if kinks else 2
+    inputs = {"x": normal(5, 2, wide), "w": normal(many, 4 * gates, wide) / size}
+    inputs["r"] = normal(many, 4 * gates, 4) / size
+    biases = np.tile([1.0, -1.0, 3.0, -1.0], gates)
+    more = {
+        "b": np.stack([np.concatenate([biases, np.zeros(4 * gates)])] * many) if kinks else normal(many, 8 * gates),
+        "h": normal(many, 2, 4) / size,
+        "c": normal(many, 2, 4) / size,
+        "p": normal(many, 12) * 2 / size,
+    }
+    inputs |= {name: more[name] for name in more if name in parts}
+    constants = {"n": np.array(lengths, np.int32)} if lengths else {}
+    order = [name if name in inputs or name in constants else "" for name in ("x", "w", "r", "b", "n", "h", "c", "p")]
+    while not order[-1]:
+        order.pop()
+    return Case(inputs, tuple(order), constants, {"hidden_size": 4, **given}, known=("w", "r"))
+
+
+def curves(*names: str, alpha: tuple[float, ...] = (), beta: tuple[float, ...] = ()) -> dict[str, Any]:
+    """Return the attributes of activations."""
+    numbers = {"activation_alpha": list(alpha), "activation_beta": list(beta)}
+    return {"activations": list(names), **{key: value for key, value in numbers.items() if value}}
+
+
+SHORT, BOTH = (3, 5), {"direction": "bidirectional"}
+ODD: dict[str, list[Case]] = {
+    "LSTM": [
+        *(layer(4, "b", "h", "c", lengths=SHORT, **way) for way in ({}, {"direction": "reverse"}, BOTH)),
+        layer(4, "b", "h", "c", "p", wide=6),
+        layer(4, wide=6, lengths=SHORT, **BOTH),
+        layer(4, "p", lengths=SHORT, **BOTH),
+        layer(4, "b", "c", input_forget=1),
+        layer(4, "b", "h", "c", "p", input_forget=1, lengths=SHORT),
+        layer(4, "b", "h", "c", kinks=True, clip=2.0),
+        layer(4, "b", "p", kinks=True, clip=2.0, input_forget=1),
+        layer(4, "b", "c", kinks=True, **curves("Softsign", "Softplus", "ScaledTanh", alpha=(0.8,), beta=(0.9,))),
+        layer(4, "b", "c", kinks=True, **curves("Sigmoid", "Elu", "Affine", alpha=(1.0, 0.3), beta=(0.1,))),
+        layer(4, "b", "c", "p", **curves("Tanh", "Tanh", "Affine", alpha=(0.7,), beta=(0.1,))),
+    ],
+    "GRU": [
+        *(
+            layer(3, "b", "h", lengths=SHORT, linear_before_reset=last, **way)
+            for last in (0, 1)
+            for way in ({}, {"direction": "reverse"}, BOTH)
+        ),
+        *(layer(3, "b", "h", kinks=True, clip=2.0, linear_before_reset=last) for last in (0, 1)),
+        *(
+            layer(
+                3,
+                "b",
+                "h",
+                kinks=True,
+                linear_before_reset=last,
+                **curves("Softsign", "ScaledTanh", alpha=(0.8,), beta=(0.9,)),
+            )
+            for last in (0, 1)
+        ),
+    ],
+    "RNN": [
+        *(layer(1, "b", "h", lengths=SHORT, **way) for way in ({}, {"direction": "reverse"}, BOTH)),
+        layer(1, "b", "h", kinks=True, clip=2.0),
+        layer(1, "b", "h", wide=6),
+        *(layer(1, "b", "h", **curves(name)) for name in ("Sigmoid", "Softplus")),
+        layer(1, "b", "h", **curves("Affine", alpha=(0.7,), beta=(0.1,))),
+        layer(1, "b", "h", **curves("ScaledTanh", alpha=(0.8,), beta=(0.9,))),
+        *(
+            layer(1, "b", "h", kinks=True, **curves(name))
+            for name in ("Elu", "Softsign", "LeakyRelu", "ThresholdedRelu")
+        ),
+        layer(1, "b", "h", kinks=True, **curves("LeakyRelu", "ThresholdedRelu", alpha=(0.2, 2.0)), **BOTH),
+    ],
+}
 KERAS = {"activations": ["HardSigmoid", "Tanh", "Tanh"], "activation_alpha": [1 / 6], "activation_beta": [0.5]}
 WAYS = {"direction": "reverse"}, {"direction": "bidirectional"}
 LAYERS |= {
@@ -171,6 +247,8 @@ LAYERS |= {
         ),
     ],
 }
+for operator, cases in ODD.items():
+    LAYERS[operator] += cases
 
 
 def criteria() -> list[Case]:

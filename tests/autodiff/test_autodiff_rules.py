@@ -69,37 +69,6 @@ def check(op_type: str, case: Case, *, dtype: type, symbolic: bool, opset: int) 
         np.testing.assert_allclose(exact[f"d.{name}"], slope, rtol=tolerance, atol=tolerance * (1 + abs(slope).max()))
 
 
-@pytest.mark.parametrize(("op_type", "output"), [("LSTM", 1), ("LSTM", 2), ("GRU", 1), ("RNN", 1)])
-def test_the_last_state_of_a_recurrent_layer_has_a_gradient_of_its_own(op_type: str, output: int) -> None:
-    case = CASES[op_type][0]
-    model = a_model(op_type, case, dtype=np.float32, symbolic=False, opset=18)
-    names = ["", "", ""]
-    names[output] = "y"
-    model.graph.node[0].output[:] = names[: output + 1]
-    session, feeds = Session(model.SerializeToString()), {k: v.astype(np.float32) for k, v in case.inputs.items()}
-    y = session.run(feeds)["y"]
-    seed = np.random.default_rng(1).normal(size=y.shape).astype(np.float32)
-    exact = gradient_model(model, list(feeds), seed).run({**feeds, "seed": seed})
-    for name, slope in finite_differences(session, feeds, seed, h=1e-2).items():
-        np.testing.assert_allclose(exact[f"d.{name}"], slope, rtol=5e-3, atol=5e-3 * (1 + abs(slope).max()))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"clip": 3.0}, "clip"),
-        ({"activations": ["Softsign", "Tanh", "Tanh"]}, "activations"),
-        ({"layout": 1}, "layout"),
-    ],
-)
-def test_recurrent_layers_of_odd_kinds_are_refused_by_name(options: dict[str, Any], message: str) -> None:
-    case = CASES["LSTM"][1]
-    odd = Case(case.inputs, attributes={**case.attributes, **options}, known=case.known)
-    g = GraphBuilder(a_model("LSTM", odd, dtype=np.float32, symbolic=False, opset=18))
-    with pytest.raises(UnsupportedModel, match=rf"LSTM.*{message}.*has no gradient rule"):
-        gradients(g, {"y": "seed"}, ["x"])
-
-
 def test_a_missing_rule_names_the_operator_the_node_and_the_file_to_edit() -> None:
     case = Case({"x": normal(3, 4)})
     model = a_model("Det", case, dtype=np.float32, symbolic=False, opset=18)

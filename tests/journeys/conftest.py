@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,8 +17,7 @@ from edgeml.demo.agents import Agent, Process, wait_until
 from edgeml.registry import Registry
 from edgeml.transport.broker import Broker, find_mosquitto, start_broker
 
-# the broker of each journey; with mosquitto here, the embedded one runs the same stories among the slow tests
-KINDS = ["mosquitto", pytest.param("embedded", marks=pytest.mark.slow)] if find_mosquitto() else ["embedded"]
+KINDS = ["mosquitto", "embedded"]
 
 
 @dataclass
@@ -71,18 +69,12 @@ class Fleet:
         return found.reported.running if found.reported else None
 
 
-@pytest.fixture
-def beginning() -> Path | None:
-    """The folder of a registry that the fleet begins with, if any."""
-    return None
-
-
 @pytest.fixture(params=KINDS)
-def fleet(request: pytest.FixtureRequest, tmp_path: Path, beginning: Path | None) -> Iterator[Fleet]:
+def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fleet]:
+    if request.param == "mosquitto" and find_mosquitto() is None:
+        pytest.skip("mosquitto is not installed here (apt install mosquitto): the embedded broker runs the same story")
     with contextlib.ExitStack() as stack:
         broker = stack.enter_context(start_broker(kind=request.param))
-        if beginning:
-            shutil.copytree(beginning, tmp_path / "registry")
         registry = Registry.open(tmp_path / "registry")
         stack.callback(registry.close)
         yield Fleet(tmp_path, registry, broker, stack)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch_operators import OPERATORS, operator
 
 __all__ = ["OPERATORS"]  # the whole table
@@ -168,58 +169,93 @@ def cross_entropy(a, o, s):
     return F.cross_entropy(a[0], a[1], *a[2:], ignore_index=o.get("ignore_index", -100), reduction=o["reduction"])
 
 
-ACTIVATIONS = {
-    "Sigmoid": torch.sigmoid,
-    "Tanh": torch.tanh,
-    "Relu": torch.relu,
+ACTIVATIONS = {  # each of alpha and beta
+    "Affine": lambda x, alpha, beta: alpha * x + beta,
+    "Elu": lambda x, alpha, beta: F.elu(x, alpha),
+    "HardSigmoid": lambda x, alpha, beta: (alpha * x + beta).clamp(0, 1),
+    "LeakyRelu": lambda x, alpha, beta: F.leaky_relu(x, alpha),
+    "Relu": lambda x, alpha, beta: torch.relu(x),
+    "ScaledTanh": lambda x, alpha, beta: alpha * torch.tanh(beta * x),
+    "Sigmoid": lambda x, alpha, beta: torch.sigmoid(x),
+    "Softplus": lambda x, alpha, beta: F.softplus(x, threshold=100),
+    "Softsign": lambda x, alpha, beta: F.softsign(x),
+    "Tanh": lambda x, alpha, beta: torch.tanh(x),
+    "ThresholdedRelu": lambda x, alpha, beta: F.threshold(x, alpha, 0),
 }
+ALPHA = {"Affine": 0.0, "Elu": 1.0, "HardSigmoid": 0.2, "LeakyRelu": 0.01, "ScaledTanh": 0.0, "ThresholdedRelu": 0.0}
+BETA = {"Affine": 0.0, "HardSigmoid": 0.5, "ScaledTanh": 0.0}
 
 
-def _hard_sigmoids(o):
-    """Return the hard sigmoids of a layer in order, each with its own alpha and beta."""
-    names = o.get("activations") or []
-    count = names.count("HardSigmoid")
-    alphas, betas = (
-        list(o.get(f"activation_{key}") or [usual] * count) for key, usual in (("alpha", 0.2), ("beta", 0.5))
-    )
-    return [lambda x, a=a, b=b: (a * x + b).clamp(0, 1) for a, b in zip(alphas, betas, strict=True)]
+def _activations(o, default):
+    """Return the activations of all directions, clipped; alphas and betas belong, in order, to those that take them."""
+    alphas, betas = list(o.get("activation_alpha", [])), list(o.get("activation_beta", []))
+    clip, found = o.get("clip", math.inf), []
+    for index, name in enumerate(o.get("activations") or default * 2):
+        alpha = alphas.pop(0) if name in ALPHA and alphas else ALPHA.get(name)
+        beta = betas.pop(0) if name in BETA and betas else BETA.get(name)
+        edge = math.inf if len(default) == 3 and index % 3 == 2 else clip  # not the cell of an LSTM
+        found.append(lambda x, f=ACTIVATIONS[name], a=alpha, b=beta, edge=edge: f(x.clamp(-edge, edge), a, b))
+    return found
 
 
-def _directions(a, o, cell, default):
+def _padded(a, o, module, gates):
+    """Run torch's own layer over packed rows of unequal length; `gates` says where torch's gates stand in ONNX."""
+    x, w, r, b, lengths, h0, c0 = a[:7]
+    units, many = o["hidden_size"], w.shape[0]
+    layer = module(x.shape[2], units, bidirectional=many == 2).double()
+    weights = {}
+    for i, end in enumerate(("", "_reverse")[:many]):
+        bias = b[i].reshape(2, len(gates), units)[:, gates].reshape(2, -1)
+        weights |= {f"bias_ih_l0{end}": bias[0], f"bias_hh_l0{end}": bias[1]}
+        for name, part in {"ih": w[i], "hh": r[i]}.items():
+            parts = part.reshape(len(gates), units, -1)[gates]
+            weights[f"weight_{name}_l0{end}"] = parts.reshape(part.shape)
+    packed = pack_padded_sequence(x, lengths.to(torch.int64), enforce_sorted=False)
+    state = (h0, c0) if c0 is not None else h0
+    y, _ = torch.func.functional_call(layer, weights, (packed, state))
+    steps, _ = pad_packed_sequence(y, total_length=len(x))
+    return steps.reshape(len(x), x.shape[1], many, units).transpose(1, 2)
+
+
+def _directions(a, o, cell, default, packed=None):
     """Run `cell` over the steps of every direction: (steps, directions, rows, units)."""
     a = [*a, *[None] * (8 - len(a))]
-    x, w, r, b, _, h0, c0 = a[:7]
+    x, w, r, b, lengths, h0, c0, peepholes = a
     way, units = o.get("direction", "forward"), o["hidden_size"]
-    answers = []
+    plain = b is not None and h0 is not None and peepholes is None and "activations" not in o and way != "reverse"
+    if lengths is not None and plain and packed:
+        return _padded(a, o, *packed)
+    answers, acts = [], _activations(o, default)
+    ends = torch.full((x.shape[1],), len(x)) if lengths is None else lengths
     for i in range(w.shape[0]):
         backwards = way == "reverse" or i == 1
-        hard = _hard_sigmoids(o)
-        every = [hard.pop(0) if n == "HardSigmoid" else ACTIVATIONS[n] for n in o.get("activations") or default * 2]
-        acts = every[i * len(default) :][: len(default)]
-        steps = x.flip(0) if backwards else x
         bias = b[i] if b is not None else w.new_zeros(2 * w.shape[1])
-        wb, rb = bias.chunk(2)
+        weights = (w[i], r[i], *bias.chunk(2), *([peepholes[i]] if peepholes is not None else []))
         zero = x.new_zeros(x.shape[1], units)
         state = (h0[i] if h0 is not None else zero, c0[i] if c0 is not None else zero)
-        found = []
-        for step in steps:
-            state = cell(step, state, (w[i], r[i], wb, rb), acts, o)
-            found.append(state[0])
-        found = torch.stack(found)
-        answers.append(found.flip(0) if backwards else found)
+        found = [zero] * len(x)
+        for t in reversed(range(len(x))) if backwards else range(len(x)):
+            inside = (t < ends)[:, None]
+            new = cell(x[t], state, weights, acts[i * len(default) :][: len(default)], o)
+            state = tuple(n if n is None else torch.where(inside, n, s) for n, s in zip(new, state, strict=True))
+            found[t] = torch.where(inside, state[0], 0.0)
+        answers.append(torch.stack(found))
     return torch.stack(answers, 1)
 
 
 @operator("LSTM")
 def lstm(a, o, s):
     def cell(x, state, weights, acts, options):
-        w, r, wb, rb = weights
+        w, r, wb, rb, *peepholes = weights
         i, out, f, c = (x @ w.T + state[0] @ r.T + wb + rb).chunk(4, dim=-1)
+        p_i, p_o, p_f = peepholes[0].chunk(3) if peepholes else (0.0, 0.0, 0.0)
         gate, fresh, top = acts
-        new = gate(f) * state[1] + gate(i) * fresh(c)
-        return gate(out) * top(new), new
+        i = gate(i + p_i * state[1])
+        f = 1 - i if options.get("input_forget") else gate(f + p_f * state[1])
+        new = f * state[1] + i * fresh(c)
+        return gate(out + p_o * new) * top(new), new
 
-    return _directions(a, o, cell, ["Sigmoid", "Tanh", "Tanh"])
+    return _directions(a, o, cell, ["Sigmoid", "Tanh", "Tanh"], (torch.nn.LSTM, [0, 2, 3, 1]))
 
 
 @operator("GRU")
@@ -235,7 +271,8 @@ def gru(a, o, s):
             new = acts[1](x @ wh.T + (reset * h) @ rh.T + rbh + wbh)
         return (1 - z) * new + z * h, None
 
-    return _directions(a, o, cell, ["Sigmoid", "Tanh"])
+    packed = (torch.nn.GRU, [1, 0, 2]) if o.get("linear_before_reset") else None
+    return _directions(a, o, cell, ["Sigmoid", "Tanh"], packed)
 
 
 @operator("RNN")
@@ -244,7 +281,7 @@ def rnn(a, o, s):
         w, r, wb, rb = weights
         return acts[0](x @ w.T + state[0] @ r.T + wb + rb), None
 
-    return _directions(a, o, cell, ["Tanh"])
+    return _directions(a, o, cell, ["Tanh"], (torch.nn.RNN, [0]))
 
 
 @operator("Scan")
