@@ -126,7 +126,7 @@ class Walk:
 Cell = Callable[[GraphBuilder, Direction], Walk]
 
 
-def summed(g: GraphBuilder, one: Direction, dpres: str, factors: str) -> tuple[str, str, str]:
+def summed(g: GraphBuilder, one: Direction, dpres: str, *, factors: str) -> tuple[str, str, str]:
     """Return sum dpre' x, sum dpre' state and sum dpre, over all steps and rows, by one product.
 
     `dpres` are (T, B, n), of n gates' units, `factors` (x, 1, state) of every step. Returns (n, I), (n, H) and (n,).

@@ -48,7 +48,7 @@ def rnn(g: GraphBuilder, one: Direction) -> Walk:
     dh_next = one.either(back, back.op("MatMul", dpre, back.fixed(one.r)), dh)
     (h0,), found = back.walk([dh_next], {"dpre": dpre}, reverse=True)
     dpres = found["dpre"]
-    dw, dr, db = summed(g, one, dpres, kept["factors"] or beside(g, one, shifted(g, one.h0, every)))
+    dw, dr, db = summed(g, one, dpres, factors=kept["factors"] or beside(g, one, shifted(g, one.h0, every)))
     both = g.op("Concat", db, db, axis=0)
     return Walk(every=every, h=last, found=Found(x=g.op("MatMul", dpres, one.w), w=dw, r=dr, b=both, h0=h0))
 
@@ -98,7 +98,7 @@ def _biases(g: GraphBuilder, one: Direction) -> tuple[list[str], str]:
     return [*(g.op("Add", *pair) for pair in pairs[:2]), pairs[2][0]], pairs[2][1]
 
 
-def _slopes(g: GraphBuilder, one: Direction, kept: _Kept, factor: str) -> tuple[str, str, str, str]:
+def _slopes(g: GraphBuilder, one: Direction, kept: _Kept, *, factor: str) -> tuple[str, str, str, str]:
     """Return what dh is multiplied with for z's dpre and for that of the new value; what is for r's; and z."""
     gate, fresh = one.activations
     keep = g.op("Sub", g.const(1, like=one.x), kept.z)
@@ -112,7 +112,7 @@ def _slopes(g: GraphBuilder, one: Direction, kept: _Kept, factor: str) -> tuple[
 
 
 def _reset_last(g: GraphBuilder, one: Direction, kept: _Kept) -> Found:
-    kz, kr, a, z = _slopes(g, one, kept, kept.product)
+    kz, kr, a, z = _slopes(g, one, kept, factor=kept.product)
     slopes = g.op("Concat", kz, g.op("Mul", a, kr), g.op("Mul", a, kept.r), axis=2)
     body = Body(g, like=one.x)
     dh = one.arriving(body, body.state(one.dh))
@@ -121,18 +121,18 @@ def _reset_last(g: GraphBuilder, one: Direction, kept: _Kept) -> Found:
     (h0,), found = body.walk([dh_next], {"inner": inner, "dh": dh}, reverse=True)
     inners, dnews = found["inner"], g.op("Mul", found["dh"], a)
     factors = beside(g, one, shifted(g, one.h0, kept.h))
-    w, r, br = summed(g, one, inners, factors)
-    w_new, _, b_new = summed(g, one, dnews, factors)
+    w, r, br = summed(g, one, inners, factors=factors)
+    w_new, _, b_new = summed(g, one, dnews, factors=factors)
     two = g.ints([2 * one.hidden, one.hidden])
     (w, _), (b, _) = (g.ops("Split", part, two, outputs=2, axis=0) for part in (w, br))
     dzrs, _ = g.ops("Split", inners, two, outputs=2, axis=2)
     bias = g.op("Concat", b, b_new, br, axis=0)
-    return Found(x=_dx(g, one, dzrs, dnews), w=g.op("Concat", w, w_new, axis=0), r=r, b=bias, h0=h0)
+    return Found(x=_dx(g, one, dzrs=dzrs, dnews=dnews), w=g.op("Concat", w, w_new, axis=0), r=r, b=bias, h0=h0)
 
 
 def _reset_first(g: GraphBuilder, one: Direction, kept: _Kept) -> Found:
     before = shifted(g, one.h0, kept.h)
-    kz, kr, a, z = _slopes(g, one, kept, before)
+    kz, kr, a, z = _slopes(g, one, kept, factor=before)
     r_zr, r_h = g.ops("Split", one.r, g.ints([2 * one.hidden, one.hidden]), outputs=2, axis=0)
     body = Body(g, like=one.x)
     dh = one.arriving(body, body.state(one.dh))
@@ -145,11 +145,13 @@ def _reset_first(g: GraphBuilder, one: Direction, kept: _Kept) -> Found:
     (h0,), found = body.walk([dh_next], {"dzr": dzr, "dnew": dnew}, reverse=True)
     dzrs, dnews = found["dzr"], found["dnew"]
     parts = zip(
-        summed(g, one, dzrs, beside(g, one, before)), summed(g, one, dnews, beside(g, one, kept.reset)), strict=True
+        summed(g, one, dzrs, factors=beside(g, one, before)),
+        summed(g, one, dnews, factors=beside(g, one, kept.reset)),
+        strict=True,
     )
     w, r, b = (g.op("Concat", *pair, axis=0) for pair in parts)
-    return Found(x=_dx(g, one, dzrs, dnews), w=w, r=r, b=g.op("Concat", b, b, axis=0), h0=h0)
+    return Found(x=_dx(g, one, dzrs=dzrs, dnews=dnews), w=w, r=r, b=g.op("Concat", b, b, axis=0), h0=h0)
 
 
-def _dx(g: GraphBuilder, one: Direction, dzrs: str, dnews: str) -> str:
+def _dx(g: GraphBuilder, one: Direction, *, dzrs: str, dnews: str) -> str:
     return g.op("MatMul", g.op("Concat", dzrs, dnews, axis=2), one.w)

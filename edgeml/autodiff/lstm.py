@@ -80,7 +80,7 @@ def _peepholes(g: GraphBuilder, one: Direction) -> tuple[str, ...]:
     return g.ops("Split", one.peepholes, g.ints([one.hidden] * 3), outputs=3, axis=0)
 
 
-def _slopes(g: GraphBuilder, one: Direction, kept: _Kept, before: str) -> tuple[list[str], str, str]:
+def _slopes(g: GraphBuilder, one: Direction, kept: _Kept, *, before: str) -> tuple[list[str], str, str]:
     """Return the slopes of the gates i, o, f and of the fresh value, k and f as the loop takes them."""
     gate, fresh, out = one.activations
     let_in = g.op("Sub", kept.fresh, before) if one.coupled else kept.fresh
@@ -104,7 +104,7 @@ def _slopes(g: GraphBuilder, one: Direction, kept: _Kept, before: str) -> tuple[
 
 def _backwards(g: GraphBuilder, one: Direction, kept: _Kept) -> Found:
     before = shifted(g, one.c0, kept.cells) if kept.cells else ""
-    slopes, through, f = _slopes(g, one, kept, before)
+    slopes, through, f = _slopes(g, one, kept, before=before)
     body = Body(g, like=one.x)
     dh, q = body.state(one.dh), body.state(one.dc)
     dh_all = one.arriving(body, dh)
@@ -115,7 +115,7 @@ def _backwards(g: GraphBuilder, one: Direction, kept: _Kept) -> Found:
     q_next = body.op("Mul", dc, body.each(f))
     (h0, c0), found = body.walk([dh_next, q_next], {"dpre": dpre}, reverse=True)
     dpres = found["dpre"]
-    w, r, b = summed(g, one, dpres, kept.factors or beside(g, one, shifted(g, one.h0, kept.h)))
+    w, r, b = summed(g, one, dpres, factors=kept.factors or beside(g, one, shifted(g, one.h0, kept.h)))
     return Found(
         x=g.op("MatMul", dpres, one.w),
         w=w,
