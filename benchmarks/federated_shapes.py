@@ -9,24 +9,19 @@ lying. Every part is kept in results/federated_shapes.json as soon as it is done
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
-import json
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.kept import run_parts
 from benchmarks.simulated import digits_fleet, network, pooled, synthetic
 from edgeml.federated import Believe, CohortOptions, Plan, least_updates, strategy
 from edgeml.simulation import Conditions, Fleet, simulate
 from edgeml.simulation.simulate import scores
-from edgeml_runtime.measure import environment
 
-RESULTS = Path(__file__).parent / "results"
 SEEDS = range(5)
 SPLITS = ("iid", "shards:2", "dirichlet:0.1")
 STRATEGIES = ("fedavg", "fedavgm", "fedprox", "scaffold", "fednova", "fedadam")
@@ -164,21 +159,5 @@ def _skewed_cell(runs: list[list[float]]) -> str:
     return f"{mean_and_spread([run[-1] for run in runs])} / {when}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=PARTS)
-    only = parser.parse_args().only
-    path = RESULTS / "federated_shapes.json"
-    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if only and path.exists() else {}
-    for name in [only] if only else PARTS:
-        began = time.perf_counter()
-        kept[name] = PARTS[name]()
-        kept.setdefault("seconds", {})[name] = round(time.perf_counter() - began, 1)
-        kept["environment"] = environment()
-        path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-        path.with_suffix(".md").write_text(table(kept), encoding="utf-8")
-    print(table(kept))
-
-
 if __name__ == "__main__":
-    main()
+    run_parts("federated_shapes", PARTS, table=table, about=__doc__)

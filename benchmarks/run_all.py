@@ -26,6 +26,8 @@ SCRIPTS = {  # script -> what it shows
     "compression": "Compressed updates: bytes against accuracy",
     "secure_sum": "What secure aggregation costs",
     "federated_shapes": "Published shapes of federated learning",
+    "federated_fields": "Real data, divided as it was collected",
+    "federated_movielens": "Ratings and recommendations, one user a device",
     "federated_scale": "Simulated fleets as they grow",
     "boosting": "Trees boosted over a fleet",
     "passes": "What graph passes gain",

@@ -27,7 +27,10 @@ FINE = Conditions()
 
 @dataclass(frozen=True, kw_only=True)
 class Fleet:
-    """What is simulated: a model, the rows of every device, and rows of the server to judge on."""
+    """What is simulated: a model, the rows of every device, and rows of the server to judge on.
+
+    `held_out` are the rows that each device judges its own model on, where they are given and not drawn from its rows.
+    """
 
     model: OnnxModel
     shares: Sequence[Rows]
@@ -35,6 +38,7 @@ class Fleet:
     kind: ModelTask = "classification"
     loss: str = "softmax_cross_entropy"
     metric: str = "accuracy"
+    held_out: Sequence[Rows] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +97,7 @@ def simulate(
     """
     if plan.secure is not None:
         raise UserError("secure aggregation is not simulated: leave it out; the sums are the same without masks")
-    shares, held_out = _split(fleet.shares, conditions.held_out)
+    shares, held_out = _split(fleet, conditions.held_out)
     with Crew(shares, held_out, workers=min(conditions.workers, len(shares))) as crew:
         loop = _Loop(fleet, plan, conditions, crew=crew, rows={name: len(one) for name, one in shares.items()})
         before = scores(fleet, loop.federation.parameters)
@@ -207,7 +211,7 @@ class _Loop:
         """Return what came of all rounds."""
         fleet, parameters = self.fleet, self.federation.parameters
         judged: list[Judged] = []
-        if self.conditions.held_out:
+        if self.conditions.held_out or fleet.held_out:
             judged = self.crew.judge(fleet.model, tensors.pack(parameters), kind=fleet.kind, metric=fleet.metric)
         return Simulated(
             rounds=tuple(self.told),
@@ -235,12 +239,20 @@ def processes() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _split(shares: Sequence[Rows], part: float) -> tuple[dict[str, Rows], dict[str, Rows]]:
-    """Return the rows to learn from and those held out, by device, as agents hold them out."""
-    width, learn, held = len(str(max(0, len(shares) - 1))), {}, {}
-    for i, rows in enumerate(shares):
+def _split(fleet: Fleet, part: float) -> tuple[dict[str, Rows], dict[str, Rows]]:
+    """Return the rows to learn from and those held out, by device: the fleet's own, or as agents hold them out."""
+    count = len(fleet.shares)
+    names = [f"device-{i:0{len(str(max(0, count - 1)))}}" for i in range(count)]
+    if fleet.held_out:
+        if part or len(fleet.held_out) != count:
+            raise UserError(
+                f"rows held out are given for {len(fleet.held_out)} of {count} devices, and {part:g} of their "
+                f"rows are to be drawn: give them for every device and draw none, or give none"
+            )
+        return dict(zip(names, fleet.shares, strict=True)), dict(zip(names, fleet.held_out, strict=True))
+    learn, held = {}, {}
+    for name, rows in zip(names, fleet.shares, strict=True):
         aside = places(rows.inputs) < part if part else np.zeros(len(rows), bool)
-        name = f"device-{i:0{width}}"
         learn[name], held[name] = rows.take(np.flatnonzero(~aside)), rows.take(np.flatnonzero(aside))
     return learn, held
 

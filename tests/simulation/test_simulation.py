@@ -146,6 +146,23 @@ def test_personal_models_do_better_where_labels_differ(name: str) -> None:
     assert average.personal[0] == average.personal[1] < own
 
 
+def test_devices_are_judged_on_rows_that_are_given() -> None:
+    """The rows of a fold that others made; a device without any is judged on none."""
+    fleet = a_fleet(10, "shards:2")
+    aside = [rows.take(slice(0, 5 if i else 0)) for i, rows in enumerate(fleet.shares)]
+    found = run(fleet=dataclasses.replace(fleet, held_out=aside), rounds=2, strategy="fedper", momentum=0.0)
+    assert {one.device: one.rows for one in found.judged} == {f"device-{i}": 5 for i in range(1, 10)}
+    assert sum(found.rows.values()) == len(ROWS), "they learn from all of their own"
+    assert found.personal[0] > found.personal[1]
+
+
+@pytest.mark.parametrize(("given", "drawn"), [(9, 0.0), (10, 0.2)])
+def test_rows_held_out_are_given_for_all_or_drawn(given: int, drawn: float) -> None:
+    fleet = dataclasses.replace(a_fleet(), held_out=a_fleet().shares[:given])
+    with pytest.raises(UserError, match=f"given for {given} of 10 devices, and {drawn:g} of their rows"):
+        run(Conditions(held_out=drawn), fleet=fleet)
+
+
 @pytest.mark.parametrize(("compress", "share"), [("fp16", 0.55), ("int8", 0.3), ("topk:0.05", 0.16), ("sign", 0.06)])
 def test_compressed_updates_take_fewer_bytes_and_still_learn(compress: str, share: float) -> None:
     plain, found = run(), run(compress=compress)
