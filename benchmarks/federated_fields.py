@@ -5,7 +5,7 @@
 WISDM by user (activity, 36 phones), C-MAPSS FD001 by engine (remaining useful life, 100 engines), MNIST-10k by shards
 of two digits (100 devices). A fifth of every device's rows is for the test. All ways have the same model and loss. Each
 takes, of its rates and decays, those that are best on 15 % of the rows to learn from, and then learns from all of them;
-where one rate stands, a wider search on the same rows left it, or, for one step of FedAvg, all above it diverged.
+where one rate stands, a wider search on the same rows left it, or, for one step of FedAvg, .3 diverged.
 Centralized makes so many passes that its score there stood still.
 """
 

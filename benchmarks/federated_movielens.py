@@ -44,7 +44,7 @@ POOLED = Plan(batch_size=64, min_rows=1, min_devices=1)
 def ratings(name: str) -> np.ndarray:
     """Return the ratings of a file, int64 (ratings, 4)."""
     with gzip.open(DATA / name) as file:
-        found = np.asarray(np.loadtxt(file, dtype=np.int64))
+        found = np.loadtxt(file, dtype=np.int64)
     found[:, : ITEM + 1] -= 1
     return found
 
@@ -56,7 +56,7 @@ def fold() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pair(of: np.ndarray) -> np.ndarray:
-    return of[:, USER] * ITEMS + of[:, ITEM]
+    return np.asarray(of[:, USER] * ITEMS + of[:, ITEM])
 
 
 def set_aside(of: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
