@@ -106,6 +106,8 @@ def _status(options: argparse.Namespace) -> int:
         "broker": f"{broker['host']}:{broker['port']} {state}",
         "samples": f"{told['samples']['stored']} stored, {told['samples']['labelled']} labelled",
     }
+    if own := told.get("personal"):
+        lines["personal"] = f"{'yes' if own['serves'] else 'no'}: {own['reason']}"
     if local_round := told.get("round"):
         lines["round"] = " ".join(filter(None, (local_round[key] for key in ("round", "phase", "reason"))))
     if told.get("conflict"):
@@ -208,7 +210,11 @@ def _parser() -> argparse.ArgumentParser:
     policy.add_argument(
         "--set", action="append", metavar="NAME=VALUE", help="change it: accept=training,drift min_rows=50 clip_norm=1"
     )
-    policy.add_argument("--forget", metavar="RUN", help="delete what a federation keeps here between rounds, or all")
+    policy.add_argument(
+        "--forget",
+        metavar="RUN|MODEL",
+        help="delete what a federation, or this device for a model of its own, keeps here; or all",
+    )
     commands.add_parser(
         "hardware", parents=[shared], help="what this device is, as JSON: `edgeml devices add NAME --from` reads it"
     )

@@ -28,6 +28,7 @@ from edgeml_runtime.interfaces import http
 from edgeml_runtime.memory import give_back
 from edgeml_runtime.metrics import Counters, rss_bytes
 from edgeml_runtime.notify import notify, watchdog_s
+from edgeml_runtime.personal import OwnModels
 from edgeml_runtime.presence import Presence, Verdict
 from edgeml_runtime.protocol import MAX_DETAIL, Phase
 from edgeml_runtime.reports import Reports
@@ -79,7 +80,12 @@ class Agent:
             key=signed.public_hex(key),
         )
         self.installer = Installer(
-            settings, state, serving=self.serving, post=self._inbox.put, report=self.reports.state
+            settings,
+            state,
+            serving=self.serving,
+            own=OwnModels(state, settings.policy, self.samples),
+            post=self._inbox.put,
+            report=self.reports.state,
         )
         self.trainer = Trainer(
             settings,
@@ -143,6 +149,7 @@ class Agent:
             "broker": {"host": self.config.host, "port": self.config.port, "connected": self._transport.connected},
             "conflict": self.conflict,
             "running": to_plain(running) if running else None,
+            "personal": self._personal,
             "job": to_plain(job) if job else None,
             "round": {"round": offer.round, "phase": local_round.phase, "reason": local_round.reason}
             if offer
@@ -158,6 +165,12 @@ class Agent:
             "rss_bytes": rss_bytes(),
             "http_port": self.http_port,
         }
+
+    @property
+    def _personal(self) -> dict[str, Any] | None:
+        """Whether this device's own tensors serve; None where it has none."""
+        found = self.serving.loaded.personal if self.serving.loaded else None
+        return to_plain(found) if found else None
 
     def _turn(self) -> None:
         """Handle what is in the inbox, or wait a little for it; then let the clock have its say."""

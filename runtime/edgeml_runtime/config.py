@@ -3,7 +3,7 @@
 agent.json   id, broker, trusted keys, board, policy      http.json   where the running agent listens
 job.json     the last assignment and how far it came      lock        held while an agent runs
 bench.json    the last benchmark and how far it came
-blobs/ slots/ bench/ tasks/ kept/ feedback/ samples.db
+blobs/ slots/ bench/ tasks/ kept/ feedback/ personal/ samples.db
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from edgeml_runtime.wire.tasks import KINDS
 
 CONFIG, HTTP, JOB, LOCK, BENCH_JOB = "agent.json", "http.json", "job.json", "lock", "bench.json"
 BLOBS, SLOTS, SAMPLES, BENCH = "blobs", "slots", "samples.db", "bench"
-TASKS, KEPT, FEEDBACK = "tasks", "kept", "feedback"
+TASKS, KEPT, FEEDBACK, PERSONAL = "tasks", "kept", "feedback", "personal"
 TELEMETRY_S = 5.0
 MAX_CONFIG_BYTES = 64 << 10
 _HOURS = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d")
@@ -67,6 +67,7 @@ class Policy:
     task_keys: tuple[str, ...] = ()  # public keys (hex) that may sign tasks; empty: every trusted one
     clip_norm: float = 0.0  # the longest update that may leave, whatever the server asks; 0: any
     noise: float = 0.0  # the least standard deviation of the noise on each value of an update, in clip_norms
+    personal: bool = True  # a model with this device's own tensors may answer, see edgeml_runtime.personal
     secure: bool = False  # updates leave under masks only: the server learns their sum, see edgeml_runtime.secagg
     peers: tuple[str, ...] = ()  # public keys (hex) of devices to be summed with under masks; empty: any
     bench: BenchLimits = field(default_factory=BenchLimits)

@@ -16,10 +16,11 @@ from edgeml_runtime.architecture import only_programs
 from edgeml_runtime.config import BLOBS, SLOTS, Config
 from edgeml_runtime.errors import DeviceError, MalformedMessage, ModelRefused, StorageFull
 from edgeml_runtime.journal import MAX_STARTS, Journal
+from edgeml_runtime.personal import OwnModels
 from edgeml_runtime.probe import probe
 from edgeml_runtime.protocol import SERVING, Deployment, Do, Effect, Phase, Report, Save
 from edgeml_runtime.pull import Pull, Want, want
-from edgeml_runtime.serving import Serving
+from edgeml_runtime.serving import Loaded, Serving
 from edgeml_runtime.slots import GOLDENS, GRAPH, Slot, Slots
 from edgeml_runtime.wire import signed
 from edgeml_runtime.wire.blocks import digest_of
@@ -41,10 +42,12 @@ class Installer:
         state: Path,
         *,
         serving: Serving,
+        own: OwnModels,
         post: Callable[[Outcome], None],
         report: Callable[[JobStatus | None], None],
     ) -> None:
         self._config, self._state, self._serving, self._report = config, state, serving, report
+        self._own = own
         self.slots, self.blobs = Slots(state / SLOTS), state / BLOBS
         self.journal = Journal.open(state)
         self.machine = Deployment(*self.journal.load(config.trusted))
@@ -151,7 +154,8 @@ class Installer:
                 self._envelope = self._fetched(assignment.manifest).read_bytes()
                 self._worker.submit(tag, "verified", lambda: self._verify(assignment))
             case Phase.BLOBS if self._manifest is not None:
-                self._fetch([want(blob) for blob in self._manifest.blobs_of(self._variant())])
+                own = self._own.wants(self._manifest, self._variant())
+                self._fetch([want(blob) for blob in (*self._manifest.blobs_of(self._variant()), *own)])
             case Phase.INSTALLING if self._manifest is not None:
                 graph, goldens = (self._fetched(b.digest) for b in self._manifest.blobs_of(self._variant()))
                 board, variant = self._config.board, self._variant().name
@@ -200,7 +204,7 @@ class Installer:
     def _activate(self) -> None:
         """Load the new release first; only then move the link, then the pointer."""
         slot = self._installed()
-        loaded = serving.load(slot)
+        loaded = self._load(slot)
         self.slots.activate(slot)
         self._serving.swap(loaded)
 
@@ -209,7 +213,7 @@ class Installer:
             before = self.slots.previous
             if before is None:
                 raise ModelRefused("there is no earlier release to go back to, so it still serves")
-            loaded = serving.load(before)
+            loaded = self._load(before)
             self.slots.rollback()
             self._serving.swap(loaded)
 
@@ -237,6 +241,10 @@ class Installer:
             "the release on trial is withdrawn; %s", f"back to {back.manifest().release}" if back else "nothing serves"
         )
 
+    def _load(self, slot: Slot) -> Loaded:
+        """Return what shall serve of the release in `slot`."""
+        return self._own.over(slot, serving.load(slot))
+
     def _load_current(self) -> None:
         """Serve what was installed last; if the disk has spoiled it, the release before it."""
         for _ in range(2):
@@ -244,7 +252,7 @@ class Installer:
             if slot is None:
                 return
             try:
-                self._serving.swap(serving.load(slot))
+                self._serving.swap(self._load(slot))
                 return
             except DeviceError as error:
                 log.warning("the release in slot %s cannot serve: %s", slot.name, error)

@@ -48,6 +48,16 @@ class Kept:
         prefix = WAS if _round_of(found) == round_id else NOW
         return {name.removeprefix(prefix): array for name, array in found.items() if name.startswith(prefix)}
 
+    def last(self, run: str) -> dict[str, np.ndarray]:
+        """Return what the last round of `run` left, {} when there is nothing; raise MalformedMessage if damaged."""
+        path = self._path(run)
+        if not path.is_file():
+            return {}
+        if (size := path.stat().st_size) > self._most:
+            raise MalformedMessage(f"{size:,} bytes were kept of {run}; the owner's policy allows {self._most:,}")
+        found = tensors.unpack(path.read_bytes())
+        return {name.removeprefix(NOW): array for name, array in found.items() if name.startswith(NOW)}
+
     def after(self, run: str, round_id: str, *, was: Arrays, now: Arrays) -> None:
         """Keep that `round_id` of `run` went from `was` to `now`; raise TaskRefused when that is too much."""
         if not now:

@@ -17,6 +17,7 @@ from edgeml_runtime.errors import AgentRefused, DeviceError, ModelRefused, Shape
 from edgeml_runtime.interfaces.http import HOST, MAX_BODY_BYTES
 from edgeml_runtime.journal import Journal
 from edgeml_runtime.metrics import Counters
+from edgeml_runtime.personal import OwnModels
 from edgeml_runtime.protocol import Deployment
 from edgeml_runtime.samples import Samples
 from edgeml_runtime.serving import Serving, load
@@ -49,8 +50,7 @@ def status(state: Path) -> dict[str, Any]:
 
 def predict(state: Path, data: str) -> dict[str, Any]:
     """Return the answers for the rows in the file `data` ("-": standard input)."""
-    read_config(state)
-    slot = _current(state)
+    config, slot = read_config(state), _current(state)
     if slot is None:
         raise ModelRefused(f"no model is installed in {state}: deploy one to this device")
     manifest = slot.manifest()
@@ -58,8 +58,8 @@ def predict(state: Path, data: str) -> dict[str, Any]:
     inputs = rows.parse(manifest, found)
     if port := _port(state):
         return {"source": "agent", **_ask(port, manifest, inputs)}
-    serving = Serving(Counters(""))
-    serving.swap(load(slot))
+    serving, samples = Serving(Counters("")), Samples(state / SAMPLES)
+    serving.swap(OwnModels(state, config.policy, samples).over(slot, load(slot)))
     return {"source": "disk", **serving.predict(inputs).document()}
 
 

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeml_runtime.config import FEEDBACK, KEPT, SAMPLES, TASKS, Config, Policy
+from edgeml_runtime.config import FEEDBACK, KEPT, PERSONAL, SAMPLES, TASKS, Config, Policy
 from edgeml_runtime.errors import AgentRefused
 from edgeml_runtime.kept import Kept
 from edgeml_runtime.ledger import Ledger
+from edgeml_runtime.owned import OwnTensors
 from edgeml_runtime.samples import Samples
 from edgeml_runtime.task_child import LOG
 from edgeml_runtime.vetting import OPERATORS
@@ -71,7 +72,8 @@ def _amount(number: re.Match[str]) -> float:
 def told(state: Path, config: Config, *, now: float | None = None) -> dict[str, Any]:
     """Return the policy and what came of it, for programs."""
     log, moment = Ledger(state / TASKS / LOG), time.time() if now is None else now
-    held = Kept(state / KEPT, most=config.policy.max_kept_bytes).held()
+    kept = Kept(state / KEPT, most=config.policy.max_kept_bytes)
+    owned = OwnTensors(state / PERSONAL, kept, most=config.policy.max_kept_bytes)
     samples = Samples(state / SAMPLES) if (state / SAMPLES).exists() else None
     return {
         "device": config.device,
@@ -79,7 +81,8 @@ def told(state: Path, config: Config, *, now: float | None = None) -> dict[str, 
         "rows": {"labelled": samples.labelled(), "all": samples.usable()} if samples else {"labelled": 0, "all": 0},
         "today": log.today(moment),
         "runs": log.entries(SHOWN),
-        "kept": [dataclasses.asdict(one) for one in held],
+        "kept": [dataclasses.asdict(one) for one in kept.held()],
+        "personal": [dataclasses.asdict(one) for one in owned.held()],
     }
 
 
@@ -95,6 +98,8 @@ def lines(state: Path, config: Config, *, now: float | None = None) -> Iterator[
         yield f"{name:11}{text}"
     for one in facts["kept"]:
         yield f"{'kept':11}{one['run']}: {one['size']:,} bytes, last used {_when(one['changed'])}"
+    for one in facts["personal"]:
+        yield f"{'personal':11}{one['run']}: {one['size']:,} bytes, of {_when(one['changed'])}"
     for run in facts["runs"]:
         at = run.get("at")
         when = _when(float(at)) if isinstance(at, int | float) else "?"
@@ -111,6 +116,8 @@ def _terms(policy: Policy, facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         "seen",
         "under masks only: the server learns sums" if policy.secure else "by the server, one by one if it asks so",
     )
+    own = "may serve" if policy.personal else "does not serve"
+    yield "own model", f"{own}: a release with tensors that this device learned for itself, and that stay here"
     if policy.templates:
         yield "graphs", f"only the {len(policy.templates)} pinned: {', '.join(one[:16] for one in policy.templates)}"
     else:
@@ -124,14 +131,22 @@ def _terms(policy: Policy, facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def forget(state: Path, run: str, *, most: int) -> list[str]:
-    """Delete what the federation `run`, or "all" of them, kept here; return their names; refuse an unknown one."""
+    """Delete what the federation `run` kept here, this device's own tensors for the model `run`, or "all" of them.
+
+    Return their names; raise AgentRefused for an unknown one.
+    """
     kept = Kept(state / KEPT, most=most)
-    names = {one.run for one in kept.held()}
+    owned = OwnTensors(state / PERSONAL, kept, most=most)
+    runs, models = {one.run for one in kept.held()}, {one.run for one in owned.held()}
+    names = sorted(runs | models)
     if run != "all" and run not in names:
-        raise AgentRefused(f"no federation {run!r} keeps anything here; known: {', '.join(sorted(names)) or 'none'}")
-    gone = sorted(names) if run == "all" else [run]
+        raise AgentRefused(f"no federation or model {run!r} keeps anything here; known: {', '.join(names) or 'none'}")
+    gone = names if run == "all" else [run]
     for name in gone:
-        kept.forget(name)
+        if name in runs:
+            kept.forget(name)
+        if name in models:
+            owned.forget(name)
     for path in (state / FEEDBACK).glob("*") if (state / FEEDBACK).is_dir() else ():
         if run == "all" or path.stem.rpartition("-")[0] == run:
             path.unlink(missing_ok=True)

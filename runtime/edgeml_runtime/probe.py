@@ -68,10 +68,10 @@ def check(slot: Path, variant: str) -> ProbeResult:
         start = time.perf_counter()
         session = Session(Slot(slot).graph, Slot(slot).settings)
         load_ms = (time.perf_counter() - start) * 1e3
-        inputs, wanted = _goldens(Slot(slot).goldens, variant)
+        inputs, wanted = goldens_of(Slot(slot).goldens, variant)
         if not wanted or not inputs:
             return ProbeResult(ok=False, reason="NoGoldens", detail=f"no recorded answers of {variant}: build it anew")
-        result = _compare(_replay(session, inputs), wanted, chosen)
+        result = _compare(replay(session, inputs), wanted, chosen)
         return ProbeResult(**{**asdict(result), "load_ms": load_ms, "p50_ms": _median_ms(session, inputs)})
     except DeviceError as error:
         memory = "bad_alloc" in str(error) or "memory" in str(error).lower()
@@ -80,7 +80,7 @@ def check(slot: Path, variant: str) -> ProbeResult:
         return ProbeResult(ok=False, reason="OutOfMemory", detail="out of memory: choose a smaller variant")
 
 
-def _goldens(path: Path, variant: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def goldens_of(path: Path, variant: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Return the recorded inputs, and the answers that `variant` gave to them."""
     arrays = tensors.unpack(path.read_bytes())
     inputs = {name.removeprefix("input."): a for name, a in arrays.items() if name.startswith("input.")}
@@ -88,7 +88,7 @@ def _goldens(path: Path, variant: str) -> tuple[dict[str, np.ndarray], dict[str,
     return inputs, {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
 
 
-def _replay(session: Session, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def replay(session: Session, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Run all rows at once, as they were recorded; row by row where the graph takes only one."""
     if all(spec.shape[:1] != (1,) for spec in session.inputs):
         return session.run(inputs)

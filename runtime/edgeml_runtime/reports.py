@@ -81,7 +81,13 @@ class Reports:
         if now >= self._telemetry_due:
             self.grown = self._samples.usable() > GROWN * self._rows
             self._telemetry_due = now + self._config.telemetry_s
-            metrics = dataclasses.replace(self._counters.snapshot(now), **dataclasses.asdict(supply()))
+            own = self._serving.loaded.personal if self._serving.loaded else None
+            metrics = dataclasses.replace(
+                self._counters.snapshot(now),
+                **dataclasses.asdict(supply()),
+                personal=own.serves if own else None,
+                gain=own.gain if own else None,
+            )
             self._send(topics.telemetry(self._config.device, "metrics"), encode(metrics))
 
     def not_accepted(self, error: WireError) -> None:

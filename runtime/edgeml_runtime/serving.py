@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,13 +23,33 @@ from edgeml_runtime.wire.manifest import LABEL, PREDICTION, PROBABILITIES, Manif
 from edgeml_runtime.wire.messages import Running
 
 
+@dataclass(frozen=True, kw_only=True)
+class Personal:
+    """Whether this device's own tensors answer in place of the release's, and why; `rows` are its own, labelled."""
+
+    serves: bool
+    reason: str
+    run: str = ""  # the federation that they were learned in
+    metric: str = ""
+    own: float | None = None  # value of the metric
+    released: float | None = None
+    gain: float | None = None  # how much better the own one is, by `metric`; negative: worse
+    rows: int = 0
+
+
 @dataclass(frozen=True)
 class Loaded:
-    """A release in memory, and what must be known of it to answer."""
+    """A release in memory, and what must be known of it to answer.
+
+    `personal` is None where the device has no tensors of its own for it. Where they serve, `released` loads the
+    release as it came, and takes the reason why it must.
+    """
 
     session: Session
     manifest: Manifest
-    running: Running
+    running: Running  # the release as it came
+    personal: Personal | None = None
+    released: Callable[[str], Loaded] | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +59,7 @@ class Answer:
     outputs: Mapping[str, np.ndarray]
     manifest: Manifest
     running: Running
+    personal: bool = False  # the device's own tensors answered
 
     @property
     def labels(self) -> list[str]:
@@ -56,6 +77,8 @@ class Answer:
             "release": self.running.release,
             "variant": self.running.variant,
         }
+        if self.personal:
+            told["personal"] = True
         if self.manifest.task == "classification" and LABEL in self.outputs:
             told["labels"] = self.labels
             if PROBABILITIES in self.outputs:
@@ -138,21 +161,32 @@ class Serving:
             if loaded is None:
                 raise ModelRefused("no model is installed yet: deploy one to this device")
             try:
-                outputs = _run(loaded.session, inputs, count)
+                loaded, outputs = self._outputs(loaded, inputs)
             except DeviceError as error:  # the rows were checked against the manifest, so the model is to blame
                 self._failed += 1
                 self._last_failure = str(error)
                 self.counters.failed(str(error))
                 raise
             self._served += count
-        answer = Answer(outputs, loaded.manifest, loaded.running)
+        answer = Answer(outputs, loaded.manifest, loaded.running, loaded.released is not None)
         elapsed = time.perf_counter() - start
         self.counters.served(elapsed, answer.labels, release=loaded.running.release, rows=count)
         return answer
 
+    def _outputs(self, loaded: Loaded, inputs: Mapping[str, np.ndarray]) -> tuple[Loaded, dict[str, np.ndarray]]:
+        """Return what answered, and how: own tensors that fail make room for the release, for good."""
+        try:
+            return loaded, answers(loaded.session, inputs)
+        except DeviceError as error:
+            if loaded.released is None:
+                raise
+            self._loaded = loaded.released(f"it failed while answering: {error}")
+            return self._loaded, answers(self._loaded.session, inputs)
 
-def _run(session: Session, inputs: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+
+def answers(session: Session, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Run one row on the hot path, whose buffers must be copied; many at once, unless the graph takes only one."""
+    count = rows.count(inputs)
     if count == 1 and len(inputs) == 1:
         return {name: array.copy() for name, array in session.predict(next(iter(inputs.values()))).items()}
     if count > 1 and any(spec.shape[:1] == (1,) for spec in session.inputs):

@@ -27,12 +27,14 @@ MODEL_GRAPH, GRAPH_INITIALIZER = 7, 5
 RAW_DATA, EXTERNAL_DATA, DATA_LOCATION = 9, 13, 14  # of TensorProto
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types of protobuf
 
-Rewrite = Callable[["_Field"], list[memoryview] | None]
+Rewrite = Callable[["Field"], list[memoryview] | None]
 Weights = Callable[[int, int], memoryview]  # by offset and length
 
 
 @dataclass(frozen=True)
-class _Field:
+class Field:
+    """One field of a message, by where it stands in `data`."""
+
     data: memoryview
     number: int
     kind: int
@@ -53,8 +55,8 @@ def split(source: Path, folder: Path, *, least: int = LEAST_BYTES) -> bool:
     Raises ModelRefused when `source` is no model.
     """
     moved: list[tuple[int, memoryview]] = []
-    with _mapped(source) as data:
-        pieces = _rewritten(data, lambda tensor: _move(tensor, moved, least))
+    with mapped(source) as data:
+        pieces = rewritten(data, lambda tensor: _move(tensor, moved, least))
         if not moved or _digest(pieces, moved) != hashlib.sha256(data).hexdigest():
             return False  # written by something that does not write the shortest form: it could not be proven
         with (folder / WEIGHTS).open("wb") as stream:
@@ -68,9 +70,9 @@ def split(source: Path, folder: Path, *, least: int = LEAST_BYTES) -> bool:
 
 def joined_digest(folder: Path) -> str:
     """Return the sha256 of the model that `split` made GRAPH and WEIGHTS in `folder` of; raise ModelRefused if none."""
-    with _mapped(folder / GRAPH) as data, _mapped(folder / WEIGHTS) as weights:
+    with mapped(folder / GRAPH) as data, mapped(folder / WEIGHTS) as weights:
         return _sha256(
-            _rewritten(data, lambda tensor: _restore(tensor, lambda start, length: weights[start : start + length]))
+            rewritten(data, lambda tensor: restored(tensor, lambda start, length: weights[start : start + length]))
         )
 
 
@@ -87,11 +89,11 @@ def placed(model: str | Path | bytes, settings: Settings) -> Iterator[str | Path
         yield Path(folder) / GRAPH if split(path, Path(folder)) else path
 
 
-def _move(tensor: _Field, moved: list[tuple[int, memoryview]], least: int) -> list[memoryview] | None:
+def _move(tensor: Field, moved: list[tuple[int, memoryview]], least: int) -> list[memoryview] | None:
     """Return the pieces of `tensor` with a place in WEIGHTS instead of its bytes, None when it stays."""
-    fields = list(_fields(tensor.data, tensor.body, tensor.end))
-    raw = [field for field in fields if field.number == RAW_DATA]
-    elsewhere = any(field.number in (EXTERNAL_DATA, DATA_LOCATION) for field in fields)
+    parts = list(fields(tensor.data, tensor.body, tensor.end))
+    raw = [field for field in parts if field.number == RAW_DATA]
+    elsewhere = any(field.number in (EXTERNAL_DATA, DATA_LOCATION) for field in parts)
     if len(raw) != 1 or elsewhere or len(raw[0].value()) < least:
         return None
     offset = -(-(moved[-1][0] + len(moved[-1][1])) // ALIGNMENT) * ALIGNMENT if moved else 0
@@ -99,40 +101,40 @@ def _move(tensor: _Field, moved: list[tuple[int, memoryview]], least: int) -> li
     entries = {"location": WEIGHTS, "offset": str(offset), "length": str(len(raw[0].value()))}
     place = b"".join(_bytes(EXTERNAL_DATA, _bytes(1, k.encode()) + _bytes(2, v.encode())) for k, v in entries.items())
     place += _varint(DATA_LOCATION << 3 | VARINT) + b"\1"
-    return [memoryview(place) if field is raw[0] else field.whole() for field in fields]
+    return [memoryview(place) if field is raw[0] else field.whole() for field in parts]
 
 
-def _restore(tensor: _Field, weights: Weights) -> list[memoryview] | None:
+def restored(tensor: Field, weights: Weights) -> list[memoryview] | None:
     """Return the pieces of `tensor` with its bytes where `_move` put their place, None when it was not moved."""
-    fields = list(_fields(tensor.data, tensor.body, tensor.end))
-    if not any(field.number == DATA_LOCATION for field in fields):
+    parts = list(fields(tensor.data, tensor.body, tensor.end))
+    if not any(field.number == DATA_LOCATION for field in parts):
         return None
     place, pieces = {}, []
-    for field in fields:
+    for field in parts:
         if field.number == EXTERNAL_DATA:
-            key, value = (bytes(entry.value()).decode() for entry in _fields(field.data, field.body, field.end))
+            key, value = (bytes(entry.value()).decode() for entry in fields(field.data, field.body, field.end))
             place[key] = value
         elif field.number == DATA_LOCATION:
             start, length = int(place["offset"]), int(place["length"])
-            pieces += _framed(RAW_DATA, [weights(start, length)])
+            pieces += framed(RAW_DATA, [weights(start, length)])
         else:
             pieces.append(field.whole())
     return pieces
 
 
-def _rewritten(data: memoryview, rewrite: Rewrite) -> list[memoryview]:
+def rewritten(data: memoryview, rewrite: Rewrite) -> list[memoryview]:
     """Return the pieces of the model in `data` after `rewrite` of every initializer of its main graph."""
     pieces: list[memoryview] = []
     try:
-        for field in _fields(data, 0, len(data)):
+        for field in fields(data, 0, len(data)):
             if field.number != MODEL_GRAPH or field.kind != BYTES:
                 pieces.append(field.whole())
                 continue
             inner: list[memoryview] = []
-            for part in _fields(data, field.body, field.end):
+            for part in fields(data, field.body, field.end):
                 tensor = rewrite(part) if part.number == GRAPH_INITIALIZER and part.kind == BYTES else None
-                inner += [part.whole()] if tensor is None else _framed(GRAPH_INITIALIZER, tensor)
-            pieces += _framed(MODEL_GRAPH, inner)
+                inner += [part.whole()] if tensor is None else framed(GRAPH_INITIALIZER, tensor)
+            pieces += framed(MODEL_GRAPH, inner)
     except (ValueError, KeyError, IndexError) as error:
         raise ModelRefused(f"a model file that is not a model ({error})") from error
     return pieces
@@ -142,7 +144,7 @@ def _digest(pieces: list[memoryview], moved: list[tuple[int, memoryview]]) -> st
     """Return the digest that `pieces` will prove once they are on the disk, without writing them."""
     places = dict(moved)
     graph = memoryview(b"".join(pieces))
-    return _sha256(_rewritten(graph, lambda tensor: _restore(tensor, lambda start, _length: places[start])))
+    return _sha256(rewritten(graph, lambda tensor: restored(tensor, lambda start, _length: places[start])))
 
 
 def _sha256(pieces: list[memoryview]) -> str:
@@ -152,31 +154,31 @@ def _sha256(pieces: list[memoryview]) -> str:
     return digest.hexdigest()
 
 
-def _framed(number: int, pieces: list[memoryview]) -> list[memoryview]:
+def framed(number: int, pieces: list[memoryview]) -> list[memoryview]:
     return [memoryview(_varint(number << 3 | BYTES) + _varint(sum(map(len, pieces)))), *pieces]
 
 
-def _fields(data: memoryview, start: int, end: int) -> Iterator[_Field]:
+def fields(data: memoryview, start: int, end: int) -> Iterator[Field]:
     """Give the fields of the message between `start` and `end`; raise ValueError where it is none."""
     while start < end:
-        tag, body = _read_varint(data, start, end)
+        tag, body = read_varint(data, start, end)
         kind, size = tag & 7, 0
         if kind == VARINT:
-            _, size = _read_varint(data, body, end)
+            _, size = read_varint(data, body, end)
             size -= body
         elif kind == BYTES:
-            size, body = _read_varint(data, body, end)
+            size, body = read_varint(data, body, end)
         elif kind in (FIXED64, FIXED32):
             size = 8 if kind == FIXED64 else 4
         else:
             raise ValueError(f"wire type {kind} at byte {start:,}")
         if body + size > end:
             raise ValueError(f"field {tag >> 3} at byte {start:,} is longer than what holds it")
-        yield _Field(data, tag >> 3, kind, start, body, body + size)
+        yield Field(data, tag >> 3, kind, start, body, body + size)
         start = body + size
 
 
-def _read_varint(data: memoryview, start: int, end: int) -> tuple[int, int]:
+def read_varint(data: memoryview, start: int, end: int) -> tuple[int, int]:
     value = shift = 0
     while start < end and shift < 70:
         byte = data[start]
@@ -199,7 +201,7 @@ def _bytes(number: int, value: bytes) -> bytes:
 
 
 @contextmanager
-def _mapped(path: Path) -> Iterator[memoryview]:
+def mapped(path: Path) -> Iterator[memoryview]:
     """Give the file's bytes without reading them into memory."""
     if not path.stat().st_size:
         raise ModelRefused(f"{path.name}: a model file that is not a model (it is empty)")

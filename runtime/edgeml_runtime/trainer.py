@@ -79,7 +79,7 @@ class Trainer:
         keys = self._config.policy.task_keys or self._config.trusted
         document = signed.verify(envelope, keys)
         if document.get("kind") == "over":
-            self._over(from_document(RunOver, document).run, round_id)
+            self._over(from_document(RunOver, document), round_id)
             return
         offer = from_document(TaskOffer, document)
         if offer.round != round_id:
@@ -165,13 +165,15 @@ class Trainer:
         """Return the digests of blobs that the next round may want again: the graph, not the parameters."""
         return {self.machine.offer.graph} if self.machine.offer else set()
 
-    def _over(self, run: str, named: str) -> None:
-        """Forget what was kept for rounds that will not come."""
-        if run != named:
-            raise MalformedMessage(f"the end of federation {run} arrived on the topic of {named}")
+    def _over(self, over: RunOver, named: str) -> None:
+        """Forget what was kept for rounds that will not come, unless a release will ask for it."""
+        if over.run != named:
+            raise MalformedMessage(f"the end of federation {over.run} arrived on the topic of {named}")
         self._answered.forget()
-        if self._kept.forget(run):
-            log.info("federation %s is over; what was kept of it is deleted", run)
+        if over.release and self._config.policy.personal:
+            log.info("federation %s is over; what was kept of it waits for release %s", over.run, over.release)
+        elif self._kept.forget(over.run):
+            log.info("federation %s is over; what was kept of it is deleted", over.run)
 
     def _fetch(self, offer: TaskOffer) -> None:
         if self.pull is not None:

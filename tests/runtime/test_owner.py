@@ -119,7 +119,7 @@ def test_the_owner_may_make_the_device_forget(tmp_path: Path) -> None:
     kept = Kept(tmp_path / KEPT, most=1 << 20)
     for run in ("a", "b"):
         kept.after(run, f"{run}-1", was={}, now={"c": np.zeros(4, np.float32)})
-    with pytest.raises(AgentRefused, match="no federation 'c' keeps anything here; known: a, b"):
+    with pytest.raises(AgentRefused, match="no federation or model 'c' keeps anything here; known: a, b"):
         owner.forget(tmp_path, "c", most=1 << 20)
     assert owner.forget(tmp_path, "a", most=1 << 20) == ["a"]
     assert owner.forget(tmp_path, "all", most=1 << 20) == ["b"] and kept.held() == []

@@ -20,6 +20,8 @@ KINDS: dict[TaskKind, str] = {  # kind -> what the device is asked for
 LABELLED: frozenset[TaskKind] = frozenset({"training", "evaluation"})  # the others take targets only if the graph does
 ROWS_INPUT, TARGET = "x", "target"
 DELTA, KEPT, KEEP = "delta.", "kept.", "keep."
+OWN, SEEN, VARIATE = "personal.", "seen", "variate."  # of what is kept: a second model, whether it is the first time,
+# control variates; all else is a parameter that stays here, by its name
 LOSS_BEFORE, LOSS_AFTER, LOSS_CURVE, ROWS = "loss.before", "loss.after", "loss.curve", "rows"
 HELD_OUT = "held_out"  # beside the losses in the header: labelled rows that the task did not see, see `wire.holdout`
 LOSS_PERSONAL, STEPS = "loss.personal", "steps"  # of a second model that stays; of the optimizer

@@ -43,5 +43,5 @@ def unpack(data: bytes) -> dict[str, np.ndarray]:
             else array
             for name, array in plain.items()
         }
-    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+    except (safetensors.SafetensorError, ValueError, KeyError, RecursionError) as error:
         raise MalformedMessage(f"{len(data):,} bytes that are not safetensors: {error}") from error
