@@ -20,7 +20,7 @@ from benchmarks.kept import run_parts
 from benchmarks.simulated import digits_fleet, network, pooled, synthetic
 from edgeml.federated import Believe, CohortOptions, Plan, least_updates, strategy
 from edgeml.simulation import Conditions, Fleet, simulate
-from edgeml.simulation.simulate import scores
+from edgeml.simulation.fleet import scores
 
 SEEDS = range(5)
 SPLITS = ("iid", "shards:2", "dirichlet:0.1")

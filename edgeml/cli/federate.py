@@ -9,9 +9,9 @@ import click
 
 from edgeml.cli.screen import Rounds, Screen, json_option, registry_option, show_json, typed
 
-SIMULATED = ("partition", "attack", "byzantine", "stragglers", "silent", "workers", "per_round")
+SIMULATED = ("partition", "attack", "byzantine", "stragglers", "silent", "speeds", "workers", "per_round")
 PRIVATE = ("where", "clip_norm", "noise", "adapt", "sampling", "max_epsilon")
-IN_FLEET = ("selector", "target", "spread", "buffer", "family", "max_abandoned", "alone", "gate")
+IN_FLEET = ("selector", "target", "spread", "family", "max_abandoned", "alone", "gate", "report")
 HELD_OUT = "Share of rows that devices keep back to judge on.  [default: the project's, 0.2; simulated: 0]"
 FLEET = {"rounds": 5, "min_devices": 2, "local_epochs": 1, "batch_size": 16, "learning_rate": 0.05, "momentum": 0.9}
 
@@ -44,7 +44,9 @@ FLEET = {"rounds": 5, "min_devices": 2, "local_epochs": 1, "batch_size": 16, "le
 @click.option("--to", "selector", help="In a fleet: all, board:NAME, or device ids with commas.  [default: all]")
 @click.option("--target", type=click.IntRange(1), help="In a fleet: updates a round closes at; a few more are asked.")
 @click.option("--spread", type=click.FloatRange(0), help="In a fleet: deadlines of median + SPREAD deviations.")
-@click.option("--async", "buffer", type=click.IntRange(1), metavar="K", help="In a fleet: a step at every K updates.")
+@click.option(
+    "--async", "buffer", type=click.IntRange(1), metavar="K", help="A step at every K updates, by age (FedBuff)."
+)
 @click.option("--family", help="In a fleet: fitted exactly by sums, in place of training; see docs/exact.md.")
 @click.option(
     "--max-abandoned", type=click.IntRange(1), help="In a fleet: rounds without a quorum in a row.  [default: 3]"
@@ -55,13 +57,19 @@ FLEET = {"rounds": 5, "min_devices": 2, "local_epochs": 1, "batch_size": 16, "le
     type=click.Choice(["better", "not-worse"]),
     help="In a fleet: what may ship, see docs/federated.md.  [default: the project's]",
 )
+@click.option("--report", is_flag=True, default=None, help="In a fleet: the last report anew, nothing else.")
 @click.option("--held-out", type=click.FloatRange(0, 0.9), help=HELD_OUT)
 @click.option("--partition", help="Simulated: iid, dirichlet:A, shards:K, or a column.  [default: iid]")
-@click.option("--per-round", type=click.IntRange(0), help="Simulated: devices asked in each round.  [default: all]")
+@click.option(
+    "--per-round",
+    type=click.IntRange(0),
+    help="Simulated: devices at work at once.  [default: all]",
+)
 @click.option("--stragglers", type=click.FloatRange(0, 1), help="Simulated: share that has time for a few epochs.")
 @click.option("--silent", type=click.FloatRange(0, 1), help="Simulated: share that does not answer, drawn anew.")
 @click.option("--byzantine", type=click.FloatRange(0, 1), help="Simulated: share of devices that lie.")
 @click.option("--attack", type=click.Choice(["garbage", "flip", "scale", "nan"]), help="Simulated: how they lie.")
+@click.option("--speeds", type=click.FloatRange(0, 5), help="Simulated, async: spread of speeds.  [default: 0.5]")
 @click.option("--workers", type=click.IntRange(0), help="Simulated: processes; one per core from 200 devices on.")
 @click.option("--seed", default=0, show_default=True, help="Of the order of rows and of everything simulated.")
 @registry_option
@@ -74,7 +82,7 @@ def federate(model: str, devices: int | None, wait: bool, registry_path: Path, a
     asked = _privately({name: value for name, value in given.items() if value is not None})
     if devices is not None:
         if extra := [name for name in IN_FLEET if name in asked]:
-            named = {"buffer": "async", "selector": "to"}.get(extra[0], extra[0].replace("_", "-"))
+            named = {"selector": "to"}.get(extra[0], extra[0].replace("_", "-"))
             raise click.UsageError(f"--{named} is for a fleet, not for --simulate")
         summary = _simulate(Path(model), devices, asked)
     else:
@@ -112,12 +120,14 @@ def _simulate(path: Path, devices: int, asked: dict[str, Any]) -> dict[str, Any]
 
 def _in_the_fleet(model: str, asked: dict[str, Any], registry_path: Path, *, wait: bool) -> dict[str, Any]:
     from edgeml.federated.strategy import strategy
-    from edgeml.pipeline.federate import write_federation
+    from edgeml.pipeline.federate import last_federation, write_federation
     from edgeml.pipeline.wait import wait_federation
     from edgeml.registry import Registry
 
-    strategy(asked["strategy"], without=frozenset({"release"}))
+    strategy(asked["strategy"])
     registry = Registry.open(registry_path)
+    if asked.pop("report", False):
+        return write_federation(registry, last_federation(registry, model), command=typed())
     registry.server_alive()
     record = registry.federation(registry.request_federation(model, FLEET | _nested(asked)))
     if wait:
@@ -142,6 +152,9 @@ def _nested(asked: dict[str, Any]) -> dict[str, Any]:
 def _show(summary: dict[str, Any]) -> None:
     if "verdict" in summary:
         click.echo(summary["verdict"])
+        if own := summary.get("own_models"):
+            gain = "" if own["gain"] is None else f", mean gain {own['gain']:+.4f}"
+            click.echo(f"own models answer on {own['serve']} of the {own['run']} devices that run it{gain}")
     else:
         central = f", centralized {summary['centralized']:.4f}"
         change = f"{summary['metric']} {summary['before']:.4f} -> {summary['after']:.4f}{central}"

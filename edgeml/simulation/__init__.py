@@ -7,6 +7,7 @@ Thousands of devices fit on one machine; the seed of the plan decides everything
 
 from edgeml.simulation.conditions import Conditions
 from edgeml.simulation.device import ATTACKS, Judged
-from edgeml.simulation.simulate import Fleet, RoundTold, Simulated, simulate
+from edgeml.simulation.fleet import Fleet, RoundTold
+from edgeml.simulation.simulate import Simulated, simulate
 
 __all__ = ["ATTACKS", "Conditions", "Fleet", "Judged", "RoundTold", "Simulated", "simulate"]

@@ -10,6 +10,7 @@ import numpy as np
 from edgeml.errors import UserError
 from edgeml.simulation.device import ATTACKS, Call
 
+MAX_SPEEDS = 5.0  # the slowest of a thousand devices then takes a million times as long as the middle one
 _STRAGGLE, _SILENCE, _LIE = range(3)  # what a draw is for
 
 
@@ -27,6 +28,7 @@ class Conditions:
     byzantine: float = 0.0
     attack: str = "garbage"
     held_out: float = 0.0
+    speeds: float = 0.5  # standard deviation of the logarithm of devices' speeds; asynchronous rounds have a clock
     workers: int = 0  # processes; 0: none but this one
 
     def __post_init__(self) -> None:
@@ -35,6 +37,8 @@ class Conditions:
                 raise UserError(f"{name} {getattr(self, name)}: a share of devices or rows is from 0 to 1")
         if self.attack not in ATTACKS:
             raise UserError(f"unknown attack {self.attack!r}; known: {', '.join(ATTACKS)}")
+        if not 0 <= self.speeds <= MAX_SPEEDS:
+            raise UserError(f"speeds {self.speeds}: a deviation of logarithms is from 0 to {MAX_SPEEDS:g}")
         if self.workers < 0 or self.held_out == 1:
             raise UserError(f"{self.workers} workers, {self.held_out} of the rows held out: 0 or more, and less than 1")
 

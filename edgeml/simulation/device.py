@@ -13,6 +13,7 @@ import numpy as np
 
 from edgeml import graph, metrics, verify
 from edgeml.artifacts import ModelTask, OnnxModel, Rows
+from edgeml.federated import Update
 from edgeml.tasks.local import OWN, SEEN, VARIATE
 from edgeml_runtime import task
 from edgeml_runtime.session import Session
@@ -117,6 +118,11 @@ class Household:
             own = score(model, mine, rows, kind=kind, metric=metric) if mine is not parameters else shared
             found.append(Judged(device, len(rows), own, shared))
         return found
+
+
+def update_of(reply: Reply) -> Update:
+    """Return what `reply` brings, as the server reads it; raise MalformedMessage when its body cannot be read."""
+    return Update(reply.device, reply.rows, tensors.unpack(reply.body), metrics=reply.metrics, size=len(reply.body))
 
 
 def bounded(update: Arrays, offer: TaskOffer) -> dict[str, np.ndarray]:

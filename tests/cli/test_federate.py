@@ -77,9 +77,10 @@ def test_private_rounds_say_what_they_cost(edgeml: Command, wine: Path) -> None:
         (["--simulate", "4", "--private", "server", "--noise", "0"], 1, "noise 0.0: choose a number above 0"),
         (["--simulate", "4", "--private", "device", "--compress", "sign"], 1, "exclude each other"),
         (["--partition", "iid"], 2, "--partition is for --simulate N"),
-        (["--simulate", "4", "--async", "3"], 2, "--async is for a fleet, not for --simulate"),
+        (["--simulate", "4", "--async", "3", "--strategy", "scaffold"], 1, "exclude each other"),
+        (["--speeds", "1"], 2, "--speeds is for --simulate N"),
         (["--simulate", "4", "--to", "all"], 2, "--to is for a fleet, not for --simulate"),
-        (["--strategy", "fedper"], 1, "fedper and release exclude each other"),
+        (["--strategy", "fedbest"], 1, "unknown strategy 'fedbest'; known: fedavg"),
     ],
 )
 def test_what_cannot_be_is_one_line(edgeml: Command, wine: Path, words: list[str], code: int, message: str) -> None:
