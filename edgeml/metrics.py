@@ -20,6 +20,7 @@ from edgeml.artifacts import Answers, ModelTask
 from edgeml.errors import UserError
 
 MULTICLASS = -1  # in place of a positive class
+IN_TARGET_UNITS = ("rmse", "mae")  # a limit on these is a share of the target's standard deviation
 
 
 class Score(Protocol):
@@ -164,3 +165,8 @@ def drop(metric: str, reference_value: float, value: float) -> float:
     """
     worse = reference_value - value
     return worse if METRICS[metric].greater_is_better else -worse
+
+
+def limit_of(metric: str, share: float, target: np.ndarray | None) -> float:
+    """Return the largest drop that `share` allows: of what is in units of the `target`, a share of its deviation."""
+    return share * float(np.std(target)) if metric in IN_TARGET_UNITS and target is not None else share

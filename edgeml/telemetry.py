@@ -41,6 +41,8 @@ class Summary:
     rss_mb: float = 0.0
     labels: Mapping[str, int] = field(default_factory=dict)
     last_error: str = ""
+    personal: bool | None = None  # whether the device's own tensors answer; None: it has none
+    gain: float | None = None  # of them over the release, on its own rows
 
 
 def merge(state: Telemetry, metrics: Metrics) -> Telemetry:
@@ -121,4 +123,6 @@ def summarize(state: Telemetry) -> Summary:
         rss_mb=total.rss_bytes / 1e6,
         labels=dict(total.labels),
         last_error=total.last_error,
+        personal=total.personal,
+        gain=total.gain,
     )

@@ -104,6 +104,7 @@ def fleet_list(registry_path: Path, as_json: bool) -> None:
             "state",
             "release",
             "variant",
+            "own",
             "predictions",
             "errors",
             "p50 ms",
@@ -118,6 +119,7 @@ def fleet_list(registry_path: Path, as_json: bool) -> None:
                 row["state"],
                 row["release"],
                 row["variant"],
+                _own(row),
                 row["predictions"],
                 row["errors"],
                 row["p50_ms"],
@@ -128,6 +130,14 @@ def fleet_list(registry_path: Path, as_json: bool) -> None:
             for row in rows
         ],
     )
+
+
+def _own(row: dict[str, Any]) -> str:
+    """Return whether a device answers with tensors of its own, and what it says they gain."""
+    if row["personal"] is None:
+        return ""
+    gain = "" if row["gain"] is None else f" {row['gain']:+.3g}"
+    return ("yes" if row["personal"] else "no") + gain
 
 
 @fleet.command("forget-key")

@@ -18,7 +18,7 @@ from edgeml.federated.secagg import Masks, SecureRound
 from edgeml.federated.server_step import STEPS, Memory, ServerStep, take
 from edgeml.federated.strategy import STRATEGIES, Strategy, strategy
 from edgeml.federated.survey import Survey
-from edgeml.federated.updates import FAULTS, BadUpdate, Update, check_outputs, check_update, fault_of
+from edgeml.federated.updates import FAULTS, BadUpdate, Update, check_outputs, check_update, fault_of, mean_told
 
 __all__ = [
     "AGGREGATORS",
@@ -61,6 +61,7 @@ __all__ = [
     "fault_of",
     "least_updates",
     "make_offer",
+    "mean_told",
     "strategy",
     "take",
 ]

@@ -25,8 +25,9 @@ from edgeml.federated.roll import Outcome, State
 from edgeml.federated.round import Round
 from edgeml.federated.secagg import Masks, SecureRound, terms
 from edgeml.federated.server_step import Memory, take
-from edgeml.federated.updates import Update
+from edgeml.federated.updates import Update, mean_told
 from edgeml_runtime.wire.messages import TaskOffer
+from edgeml_runtime.wire.tasks import LOSS_AFTER, LOSS_BEFORE
 from edgeml_runtime.wire.topics import DEVICE_ID
 
 REMEMBERED_DURATIONS = 200  # answers that the adaptive deadline looks back on
@@ -199,14 +200,13 @@ class Federation:
         if outcome.state is State.CLOSED:
             self._learn(outcome)
         asked, closed = sorted(self.round.cohort), outcome.state is State.CLOSED
-        weights = [update.rows for update in outcome.updates]
-        metrics = [{} if self.plan.privacy.where else update.metrics for update in outcome.updates]  # not noised
+        told = () if self.plan.privacy.where else outcome.updates  # losses carry no noise
         result = RoundResult(
             round=outcome.round,
             state=outcome.state.value,
             participants=tuple(update.device for update in outcome.updates),
-            loss_before=_mean("loss.before", metrics, weights),
-            loss=_mean("loss.after", metrics, weights),
+            loss_before=mean_told(told, LOSS_BEFORE),
+            loss=mean_told(told, LOSS_AFTER),
             bytes_up=sum(update.size for update in outcome.updates),
             seconds=outcome.seconds,
             why=outcome.why,
@@ -275,9 +275,3 @@ def _bar(one: Candidate, plan: Plan, ledger: Ledger) -> str:
     if not ledger.allows(plan.privacy, (one.device,)):
         return f"another round would tell more of it than max_epsilon {plan.privacy.max_epsilon:g}"
     return ""
-
-
-def _mean(name: str, metrics: list[Mapping[str, float]], weights: list[int]) -> float | None:
-    """The mean of a metric over rows; None unless every device reported a number."""
-    values = [reported.get(name, math.nan) for reported in metrics]
-    return float(np.average(values, weights=weights)) if values and np.all(np.isfinite(values)) else None

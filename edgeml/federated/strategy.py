@@ -12,12 +12,6 @@ from typing import Literal
 from edgeml.errors import UserError
 from edgeml.federated.server_step import ServerStep
 
-EXCLUDED = {  # what a row may exclude -> why, in a sentence of its own
-    "secure": "the server must see every update by itself, and masked sums hide them",
-    "async": "updates of different rounds cannot be mixed",
-    "release": "the layers that stay on the devices are missing in the model that the server has",
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Strategy:
@@ -31,7 +25,7 @@ class Strategy:
     mu: float = 0.0
     control: bool = False  # control variates: devices correct their drift
     personal: Literal["", "head", "model"] = ""  # what of a device's own never leaves it
-    excludes: frozenset[str] = frozenset()  # names of EXCLUDED
+    excludes: frozenset[Literal["secure", "async"]] = frozenset()  # why: `combinations`
 
     @property
     def proximal(self) -> bool:
@@ -40,7 +34,8 @@ class Strategy:
 
 
 _ADAPTIVE = {kind: ServerStep(kind=kind, rate=0.03) for kind in ("adagrad", "adam", "yogi")}
-_SEEN, _LATE = frozenset({"secure"}), frozenset({"async"})
+_SEEN: frozenset[Literal["secure", "async"]] = frozenset({"secure"})
+_LATE: frozenset[Literal["secure", "async"]] = frozenset({"async"})
 _ROWS = (
     Strategy(name="fedavg", what="the mean change, by rows", paper="1602.05629"),
     Strategy(
@@ -102,7 +97,6 @@ _ROWS = (
         what="the last layer stays on the device",
         paper="1912.00818",
         personal="head",
-        excludes=frozenset({"release"}),
     ),
     Strategy(
         name="ditto",
@@ -117,17 +111,14 @@ _ROWS = (
 STRATEGIES: dict[str, Strategy] = {row.name: row for row in _ROWS}
 
 
-def strategy(name: str, *, without: frozenset[str] = frozenset()) -> Strategy:
-    """Return the row called `name`; raise UserError when there is none, or it excludes one of `without`.
+def strategy(name: str) -> Strategy:
+    """Return the row called `name`; raise UserError when there is none.
 
     >>> strategy("fedprox").mu
     0.1
     """
     if name not in STRATEGIES:
         raise UserError(f"unknown strategy {name!r}; known: {', '.join(STRATEGIES)}")
-    if clash := sorted(STRATEGIES[name].excludes & without):
-        able = [row.name for row in STRATEGIES.values() if not row.excludes & without]
-        raise UserError(f"{name} and {clash[0]} exclude each other: {EXCLUDED[clash[0]]}; choose of {', '.join(able)}")
     return STRATEGIES[name]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -102,3 +103,10 @@ def _check(what: str, array: np.ndarray, *, dtype: str, shape: tuple[int, ...]) 
     if broken := int(np.count_nonzero(~np.isfinite(array))):
         fault = "nan" if np.isnan(array).any() else "infinite"
         raise BadUpdate(fault, f"{what}: {broken} of {array.size} values of the update are not finite")
+
+
+def mean_told(updates: Sequence[Update], name: str) -> float | None:
+    """Return the mean over rows of a metric that devices told; None unless every one told a number."""
+    values = [update.metrics.get(name, math.nan) for update in updates]
+    weights = [update.rows for update in updates]
+    return float(np.average(values, weights=weights)) if values and np.all(np.isfinite(values)) else None

@@ -15,13 +15,13 @@ import numpy as np
 from edgeml import graph, report
 from edgeml.artifacts import TARGET_SCALE, Dataset, OnnxModel
 from edgeml.autodiff import training_step
-from edgeml.errors import UserError
-from edgeml.federated import Believe, CohortOptions, Plan, Privacy, least_updates, strategy
+from edgeml.errors import NotFound, UserError
+from edgeml.federated import Believe, BufferOptions, CohortOptions, Plan, Privacy, least_updates, strategy
 from edgeml.federated.combinations import check_plan
 from edgeml.federated.partition import check_spec, is_column, partition, skew
 from edgeml.files import Cache
 from edgeml.pipeline.finish import write_page
-from edgeml.pipeline.fleet import federation_summary
+from edgeml.pipeline.fleet import federation_summary, own_models
 from edgeml.pipeline.plan import key, plan_build
 from edgeml.pipeline.prove import Desk
 from edgeml.pipeline.run import Progress
@@ -31,7 +31,8 @@ from edgeml.pipeline.subject import Stopwatch
 from edgeml.project import Project
 from edgeml.registry import FederationRecord, Registry
 from edgeml.simulation import Conditions, Fleet, RoundTold, Simulated, simulate
-from edgeml.simulation.simulate import processes, scores
+from edgeml.simulation.fleet import scores
+from edgeml.simulation.simulate import processes
 
 LOSSES = {"classification": "softmax_cross_entropy", "regression": "mse"}
 MANY = 200  # devices: from here on it pays to start processes
@@ -59,6 +60,8 @@ class SimulationOptions:
     stragglers: float = 0.0
     silent: float = 0.0
     held_out: float = 0.0
+    buffer: int = 0  # updates that make an asynchronous step; 0: rounds that begin and end together
+    speeds: float = Conditions.speeds
     workers: int | None = None
     seed: int = 0
     command: str = "edgeml federate"
@@ -100,7 +103,8 @@ def simulate_project(
     fitted, model = learn(build, desk, dataset)
     fleet = _fleet(dataset, fresh(model, loss=LOSSES[dataset.task], seed=options.seed), shares)
     plan = dataclasses.replace(plan, learning_rate=plan.learning_rate * _rate(model))
-    found = simulate(fleet, plan, _conditions(options), on_round=on_round)
+    buffer = BufferOptions(size=options.buffer or 1, at_once=options.per_round)
+    found = simulate(fleet, plan, _conditions(options), buffer=buffer, on_round=on_round)
     central = scores(dataclasses.replace(fleet, model=model), {})["metric"]
     folder = build.work / FOLDER / key(build.digest, options.decisive)[:12]
     document = {
@@ -112,6 +116,7 @@ def simulate_project(
         "strategy": options.strategy,
         "compress": options.compress,
         "conditions": {name: getattr(options, name) for name in ("stragglers", "silent", "byzantine", "attack")},
+        "buffer": options.buffer or None,
         "shares": [len(share) for share in shares],
         "skew": _skew(dataset, shares),
         "estimator": fitted.estimator,
@@ -138,11 +143,12 @@ def plan_of(project: Project, options: SimulationOptions) -> Plan:
         mu=options.mu,
         compress=options.compress,
         privacy=options.privacy,
-        min_devices=max(min(own.min_devices, options.devices), least),
+        min_devices=max(min(own.min_devices, options.devices, options.buffer or options.devices), least),
         min_rows=1,
         seed=options.seed,
         believe=believe,
-        cohort=CohortOptions(target=options.per_round, over=0.0),
+        cohort=CohortOptions(target=0 if options.buffer else options.per_round, over=0.0),
+        mode="async" if options.buffer else "sync",
     )
 
 
@@ -158,7 +164,7 @@ def fresh(model: OnnxModel, *, loss: str, seed: int) -> OnnxModel:
 
 def write_federation(registry: Registry, record: FederationRecord, *, command: str) -> dict[str, Any]:
     """Write the report of a fleet's federation beside the runs of its release; return what `--json` prints."""
-    summary = federation_summary(record)
+    summary = {**federation_summary(record), "own_models": own_models(record, registry.devices())}
     runs = Path(registry.find(f"{record.model}@{record.release}").run_dir).parent
     path = runs.parent / FOLDER / record.id / DOCUMENT
     before = summary["before"]
@@ -178,6 +184,14 @@ def write_federation(registry: Registry, record: FederationRecord, *, command: s
     }
     write_page(path, report.federation_page(document), {"json": document})
     return {**summary, "report": str(path)}
+
+
+def last_federation(registry: Registry, model: str) -> FederationRecord:
+    """Return the newest federation of `model`; raise NotFound when there was none."""
+    found = [record for record in registry.fleet.federations() if record.model == model]
+    if not found:
+        raise NotFound(f"no federation of {model!r} was ever asked for: run `edgeml federate {model}`")
+    return found[-1]
 
 
 def _shares(dataset: Dataset, options: SimulationOptions, *, by_group: bool) -> list[np.ndarray]:
@@ -212,6 +226,7 @@ def _conditions(options: SimulationOptions) -> Conditions:
         byzantine=options.byzantine,
         attack=options.attack,
         held_out=options.held_out,
+        speeds=options.speeds,
         workers=(processes() if options.devices >= MANY else 0) if workers is None else workers,
     )
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from edgeml import telemetry
+from edgeml.federated import strategy
 from edgeml.registry import DeviceRecord, FederationRecord, Registry, RolloutRecord
 
 
@@ -32,6 +35,8 @@ def _device(device: DeviceRecord, now: float) -> dict[str, Any]:
         "rss_mb": served.rss_mb,
         "labels": dict(served.labels),
         "last_error": served.last_error,
+        "personal": served.personal,
+        "gain": served.gain,
         "samples": device.reported.samples if device.reported else 0,
         "malformed": device.malformed,
         "notes": list(device.notes),
@@ -59,6 +64,8 @@ def federation_summary(record: FederationRecord) -> dict[str, Any]:
             "staleness": dict(done.staleness),
             "epsilon": done.epsilon,
             "held_out": done.held_out,
+            "loss_before": done.loss_before,
+            "loss_after": done.loss_after,
         }
         for done in record.rounds
     ]
@@ -81,6 +88,28 @@ def federation_summary(record: FederationRecord) -> dict[str, Any]:
         "released": outcome.get("released"),
         "reason": reason,
         "verdict": f"{record.model}: {record.state.lower()}, {len(rounds)} rounds; {reason}",
+    }
+
+
+def own_models(record: FederationRecord, devices: Sequence[DeviceRecord]) -> dict[str, Any] | None:
+    """Return how many `devices` answer with tensors of their own since the release of `record`, and their mean gain.
+
+    None for a federation that leaves devices nothing of their own, or came to no release. A device's gain is its own
+    word: accuracy, or less root mean squared error, on its own labelled rows.
+    """
+    released = record.outcome.get("released")
+    if not strategy(record.options.strategy).personal or not released:
+        return None
+    learned = {device for done in record.rounds for device in done.participants}
+    running = {one.id: one.reported.running for one in devices if one.reported and one.reported.running}
+    here = [one for one in devices if one.id in learned and one.id in running and running[one.id].release == released]
+    told = [telemetry.summarize(one.telemetry) for one in here]
+    gains = [one.gain for one in told if one.personal and one.gain is not None and math.isfinite(one.gain)]
+    return {
+        "learned": len(learned),
+        "run": len(here),
+        "serve": sum(one.personal is True for one in told),
+        "gain": sum(gains) / len(gains) if gains else None,
     }
 
 

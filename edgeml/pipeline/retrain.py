@@ -12,6 +12,7 @@ import numpy as np
 from edgeml import graph, metrics, verify
 from edgeml.artifacts import FP32, TARGET_SCALE, ActivationRanges, Answers, OnnxModel, Rows
 from edgeml.errors import NotFound, UnsupportedModel, VerificationError
+from edgeml.federated import strategy
 from edgeml.federated.gate import GATES, Gain, Gate, Ruling, rule
 from edgeml.files import Cache
 from edgeml.pipeline import fleet_gate
@@ -20,6 +21,7 @@ from edgeml.pipeline.finish import Delivery, finish
 from edgeml.pipeline.plan import key, versions
 from edgeml.pipeline.prove import Desk, prove
 from edgeml.pipeline.run import Progress
+from edgeml.pipeline.settle import settle
 from edgeml.pipeline.subject import Stopwatch, Subject, read_subject
 from edgeml.project import Federated
 from edgeml.registry import FederationRecord, Registry, Release, RoundRecord
@@ -61,17 +63,21 @@ class Retraining:
             record.id,
             gate=options.gate or section.gate,
             unseen=share > 0 and not options.family,
+            stays=strategy(options.strategy).personal == "head",
         )
-        model = judge.fp32()
+        model, loss = judge.fp32(), LOSSES[subject.task]
         return Learner(
             model,
-            LOSSES[subject.task],
+            loss,
             _rate(model),
             judge.evaluate,
             judge.release,
             surveys=judge.surveys,
             study=lambda: exact_study(subject, record.options),
             fitted=lambda found: exact_model(found, subject, source=model.source),
+            settle=lambda found, shared: settle(
+                found, shared, subject.calibration or Rows({}), loss=loss, rate=_rate(model)
+            ),
             instead=instead(record.model, subject),
             held_out=share,
         )
@@ -103,6 +109,7 @@ class Judge:
     federation: str = ""
     gate: Gate = "better"
     unseen: bool = True  # the fleet's rows: a family is fitted on all of them, also on those held out of a training
+    stays: bool = False  # the last layer of every device's model does not leave it
 
     def fp32(self) -> OnnxModel:
         bundle = self.registry.bundle_of(self.before)
@@ -138,8 +145,9 @@ class Judge:
         )
 
     def surveys(self, candidate: OnnxModel) -> dict[str, Study]:
-        """Return what the fleet is asked about `candidate`."""
-        return fleet_gate.surveys(candidate, self.fp32(), self.subject.task)
+        """Return what the fleet is asked about `candidate`; not how well it does where other last layers answer."""
+        asked = fleet_gate.surveys(candidate, self.fp32(), self.subject.task)
+        return {name: study for name, study in asked.items() if not self.stays or name != fleet_gate.EVALUATION}
 
     def evaluate(self, model: OnnxModel) -> dict[str, float]:
         """Return the metric of the gates and the loss of `model` on the server's validation rows."""
@@ -164,7 +172,8 @@ class Judge:
         }
         here = self.gain(old, model)
         fleet = fleet_gate.opinion(findings, metric, self.subject.task, unseen=self.unseen)
-        ruling = rule(self.gate, here, fleet.gain)
+        losses = own_losses(rounds) if self.stays else None
+        ruling = rule(self.gate, here, fleet.gain) if losses is None else self._own_ruling(here, losses)
         if fleet.silent:
             ruling = Ruling(False, f"{fleet.silent}; edgeml federate --alone does without; here {here}")
         told = {
@@ -184,6 +193,20 @@ class Judge:
         except VerificationError as error:
             return {**told, "released": None, "reason": f"not released, a gate refused it: {error}"}
         return {**told, "released": summary["release"], "reason": f"released as {summary['release']}, {ruling.why}"}
+
+    def _own_ruling(self, here: Gain, losses: tuple[float, float]) -> Ruling:
+        """Say whether a candidate ships that devices complete with a last layer of their own.
+
+        The loss of the devices' own models must have fallen, and devices without one must lose no more than the
+        project lets a variant lose.
+        """
+        target = (self.subject.valid or Rows({})).target
+        limit = metrics.limit_of(here.metric, self.subject.project.compile.max_accuracy_drop, target)
+        first, last = losses
+        own = f"loss of the devices' own models {first:.4g} -> {last:.4g}; without them {here}"
+        if -here.value > limit:
+            return Ruling(False, f"worse by more than {limit:g} for devices without a model of their own: {own}")
+        return Ruling(last < first, own if last < first else f"the devices' own models are not better: {own}")
 
     def _walk(
         self, model: OnnxModel, rounds: Sequence[RoundRecord], ranges: ActivationRanges | None, *, why: str
@@ -219,6 +242,19 @@ class Judge:
             dataclasses.replace(subject, ranges=None),  # the next candidate has others
             Delivery(self.registry, runs / run, watch, "edgeml federate"),
         )
+
+
+def own_losses(rounds: Sequence[RoundRecord]) -> tuple[float, float] | None:
+    """Return the mean loss on the devices' rows before the first round, and of their own models at the last.
+
+    Of the last, before its local training: what was learned together, with the layer that each device keeps. None
+    where devices did not tell.
+    """
+    if not rounds:
+        return None
+    last = rounds[-1].loss_before if len(rounds) > 1 else rounds[-1].loss_after
+    first = rounds[0].loss_before
+    return None if first is None or last is None else (first, last)
 
 
 def _drawn(answers: Answers, index: np.ndarray) -> Answers:

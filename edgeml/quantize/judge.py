@@ -9,7 +9,7 @@ import numpy as np
 from onnx import ModelProto
 
 from edgeml.artifacts import Answers, OnnxModel, Rows
-from edgeml.metrics import METRICS, drop, evaluate
+from edgeml.metrics import METRICS, drop, evaluate, limit_of
 from edgeml.quantize.calibration import batches
 from edgeml.quantize.recipe import Options
 from edgeml_runtime.session import Session
@@ -17,7 +17,6 @@ from edgeml_runtime.wire.manifest import LABEL, Settings
 
 MAX_ROWS = 1024
 TENSOR_RMS = 0.05  # of the spread of the outputs, where no label can judge: what the gates allow
-IN_TARGET_UNITS = ("rmse", "mae")  # a limit on these is a share of the target's standard deviation
 
 
 class Judge:
@@ -30,9 +29,7 @@ class Judge:
         self._full = self._answers(model.data)
         self._metric = self._usable_metric()
         self.limit = options.max_drop if self._metric or self._full.labels is not None else TENSOR_RMS
-        target = self._rows.target
-        if self._metric in IN_TARGET_UNITS and target is not None:
-            self.limit *= float(np.std(target))
+        self.limit = limit_of(self._metric, self.limit, self._rows.target)
         labelled = self._full.labels is not None
         self.unit = self._metric or ("agreement with fp32" if labelled else "agreement of the scores")
 

@@ -138,6 +138,8 @@ class RoundRecord:
     epsilon: float | None = None  # spent until here, with differential privacy
     staleness: Mapping[str, int] = field(default_factory=dict)  # of asynchronous updates: steps made meanwhile
     held_out: int = 0  # labelled rows of the participants that the training did not see
+    loss_before: float | None = None  # on the participants' rows, with what they were offered and what they keep
+    loss_after: float | None = None  # after their local training
 
 
 @dataclass(frozen=True, kw_only=True)

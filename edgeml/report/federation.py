@@ -71,6 +71,11 @@ def _facts(document: Document) -> list[tuple[str, str]]:
     ]
     if aside := max((r.get("held_out", 0) for r in rounds), default=0):
         found.insert(1, ("rows held out on them", f"{aside:,}"))
+    if rounds and rounds[-1].get("clock_s") is not None:
+        found.append(("on the devices' clock", f"{number(rounds[-1]['clock_s'])} s"))
+    if own := document.get("own_models"):
+        gain = "" if own["gain"] is None else f", mean gain {own['gain']:+.3g}"
+        found.append(("own models answer on", f"{own['serve']:,} of {own['run']:,} devices{gain}"))
     spent = [r["epsilon"] for r in rounds if r.get("epsilon") is not None]
     return [*found, ("epsilon", number(spent[-1]))] if spent else found
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgeml.artifacts import Task
-from edgeml.federated import Assembly, Buffer, State, Step, check_upload, make_offer
+from edgeml.federated import Assembly, Buffer, State, Step, check_upload, make_offer, mean_told
 from edgeml.federated.combinations import check_plan
 from edgeml.federated.journal import BufferState, arrays_of, buffer_state, resume_buffer
 from edgeml.registry import RoundRecord, Upload
@@ -22,6 +22,7 @@ from edgeml.server.open_round import read_header, read_update
 from edgeml_runtime.wire import BadSignature, WireError, blocks, messages, signed, topics
 from edgeml_runtime.wire.messages import TaskOffer, UpdateHeader
 from edgeml_runtime.wire.plain import from_plain, to_plain
+from edgeml_runtime.wire.tasks import LOSS_AFTER, LOSS_BEFORE
 
 ASK_S = 1.0  # at least so often it looks for idle devices; who answers or comes is asked at once
 
@@ -237,15 +238,16 @@ class Asynchronous:
 
     def _record(self, step: Step) -> RoundRecord:
         down, self._bytes_down = self._bytes_down, 0
+        updates = [one.update for one in step.held]
         return RoundRecord(
             round=step.number,
-            participants=tuple(one.update.device for one in step.held),
+            participants=tuple(one.device for one in updates),
             refused=step.refused,
-            rows=sum(one.update.rows for one in step.held),
-            held_out=sum(one.update.held_out for one in step.held),
+            rows=sum(one.rows for one in updates),
+            held_out=sum(one.held_out for one in updates),
             metric=0.0,
             loss=0.0,
-            bytes_up=sum(one.update.size for one in step.held),
+            bytes_up=sum(one.size for one in updates),
             bytes_down=down,
             seconds=step.seconds,
             state=step.state.value,
@@ -254,4 +256,6 @@ class Asynchronous:
             silent=step.silent,
             rejected=step.rejected,
             staleness={one.update.device: one.staleness for one in step.held},
+            loss_before=mean_told(updates, LOSS_BEFORE),
+            loss_after=mean_told(updates, LOSS_AFTER),
         )

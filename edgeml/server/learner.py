@@ -5,7 +5,7 @@ The server does not know the pipeline, so nothing it does can reach a device wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -42,6 +42,11 @@ def no_surveys(model: OnnxModel) -> Mapping[str, Study]:
     return {}
 
 
+def as_it_is(model: OnnxModel, shared: Collection[str]) -> OnnxModel:
+    """Return `model`: its last layer is what it was before the rounds."""
+    return model
+
+
 @dataclass(frozen=True)
 class Learner:
     """What a federation starts from, and what it asks of its global model."""
@@ -55,6 +60,8 @@ class Learner:
     surveys: Callable[[OnnxModel], Mapping[str, Study]] = no_surveys  # what the fleet is asked about the candidate
     study: Callable[[], Study] | None = None  # the exact fit that the record's options name, in place of training
     fitted: Callable[[Any], OnnxModel] | None = None  # what that study found, as a model like `model`
+    settle: Callable[[OnnxModel, Collection[str]], OnnxModel] = as_it_is
+    """Fit what did not travel (all parameters but those named) to the ones that did, on the server's rows."""
     instead: str = ""  # what to federate where the model has no training graph
     held_out: float = 0.2  # share of a device's rows that no training sees
 

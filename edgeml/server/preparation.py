@@ -75,8 +75,11 @@ def evaluate(learner: Learner, parameters: Mapping[str, np.ndarray]) -> Scores:
 
 
 def trained(learner: Learner, parameters: Mapping[str, np.ndarray], options: FederationOptions) -> Candidate:
-    """Return the candidate with these parameters."""
-    return asked_about(learner, _model(learner, parameters), options)
+    """Return the candidate with these parameters; layers that stayed on the devices are the server's own."""
+    model = _model(learner, parameters)
+    if strategy(options.strategy).personal == "head":
+        model = learner.settle(model, parameters.keys())
+    return asked_about(learner, model, options)
 
 
 def fitted(learner: Learner, found: Any, options: FederationOptions) -> Candidate:
@@ -105,10 +108,9 @@ def _study(learner: Learner, options: FederationOptions) -> Study:
 
 
 def _training(learner: Learner, options: FederationOptions) -> Task:
-    row = strategy(options.strategy, without=frozenset({"release"}))
     try:
         return task_of(
-            row,
+            strategy(options.strategy),
             learner.model,
             loss=learner.loss,
             momentum=options.momentum,

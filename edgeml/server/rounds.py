@@ -16,7 +16,7 @@ from typing import Any
 
 from edgeml.artifacts import OnnxModel, Task
 from edgeml.errors import EdgeMLError
-from edgeml.federated import State
+from edgeml.federated import State, strategy
 from edgeml.registry import FederationRecord, Page, RoundRecord, Upload
 from edgeml.registry.records import FAILED, RUNNING, SUCCEEDED
 from edgeml.server import preparation
@@ -257,8 +257,10 @@ class Rounds:
         self.record = dataclasses.replace(self.record, state=state, detail=detail)
         self._save()
         self._shop.registry.journals.forget(self.record.id)
-        over = signed.sign(to_plain(RunOver(run=self.record.id)), self._shop.registry.signing_key())
-        self._shop.publish(topics.task(self.record.id), over, qos=1)  # devices keep nothing for rounds that never come
+        stays = bool(strategy(self.record.options.strategy).personal) and state == SUCCEEDED
+        over = RunOver(run=self.record.id, release=(self.record.outcome.get("released") or None) if stays else None)
+        envelope = signed.sign(to_plain(over), self._shop.registry.signing_key())
+        self._shop.publish(topics.task(self.record.id), envelope, qos=1)  # nothing is kept for rounds that never come
 
     def _save(self) -> None:
         self._shop.registry.fleet.update_federation(self.record)

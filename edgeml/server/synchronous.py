@@ -279,6 +279,8 @@ class Synchronous:
             silent=outcome.silent,
             rejected={device: dict(counts) for device, counts in sorted(rejected.items())},
             epsilon=result.epsilon,
+            loss_before=result.loss_before,
+            loss_after=result.loss,
         )
 
     def _abandoned_in_a_row(self) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgeml.artifacts import FP32, Answers, ModelTask, Parity, Rows, Variant, Verdict
 from edgeml.errors import DataError
-from edgeml.metrics import METRICS, drop, evaluate
+from edgeml.metrics import METRICS, drop, evaluate, limit_of
 from edgeml.verify import parity
 from edgeml.verify.answers import run_answers
 from edgeml.verify.bootstrap import OF_LABELS, resampled_drops
@@ -19,7 +19,6 @@ from edgeml.verify.limits import Limits
 from edgeml.verify.worst import Compared, worst_rows
 from edgeml_runtime.wire.manifest import PLAIN
 
-IN_TARGET_UNITS = ("rmse", "mae")  # a limit on these is a share of the target's standard deviation
 DEFAULT = Limits()
 DEFAULT_METRIC = {"classification": "accuracy", "regression": "rmse"}
 
@@ -161,8 +160,7 @@ def _score(
         name, rows.target, answers, reference=reference, resamples=limits.resamples, seed=limits.seed
     )
     upper = float(np.nanquantile(drops, limits.confidence)) if np.isfinite(drops).any() else float("inf")
-    limit = limits.max_drop * float(np.std(rows.target)) if name in IN_TARGET_UNITS else limits.max_drop
-    return Score(name, values, worse, upper, limit)
+    return Score(name, values, worse, upper, limit_of(name, limits.max_drop, rows.target))
 
 
 def _name(metric: str, task: ModelTask) -> str:

@@ -17,7 +17,7 @@ from edgeml.errors import UserError
 from edgeml.federated import STRATEGIES, Believe, Federation, Plan, Update, check_update, strategy
 from edgeml.federated.journal import arrays_of, resume, state_of
 from edgeml.federated.local import head, task_of
-from edgeml.federated.strategy import EXCLUDED, table
+from edgeml.federated.strategy import table
 from edgeml_runtime.session import Session
 from tests.tasks.test_training_task import LAYERS, MEAN, SCALE, SCALER, WEIGHTS, a_model, loss_and_gradients
 from tests.tasks.trajectory import trained
@@ -329,10 +329,7 @@ def test_one_device_and_copies_of_one_device_are_local_training(name: str, count
 @every_strategy
 def test_a_row_is_complete(name: str) -> None:
     row = strategy(name)
-    assert row.name == name and row.what and row.paper and row.excludes <= EXCLUDED.keys() and name in PAPERS
-    for feature in row.excludes:
-        with pytest.raises(UserError, match=f"{name} and {feature} exclude each other.*choose of fedavg"):
-            strategy(name, without=frozenset({feature}))
+    assert row.name == name and row.what and row.paper and name in PAPERS
     linear = row.rule == "fedavg"
     assert linear == ("secure" not in row.excludes), "only a plain mean can be taken of masked updates"
 
