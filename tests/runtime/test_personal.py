@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -315,6 +314,7 @@ def _csv(state: Path) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.broker
 @needs_mosquitto
 def test_the_end_of_a_federation_without_a_release_leaves_nothing_and_the_owner_may_forbid_it(
@@ -338,6 +338,7 @@ def test_the_end_of_a_federation_without_a_release_leaves_nothing_and_the_owner_
     assert owner.status()["personal"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.broker
 @needs_mosquitto
 def test_an_agent_that_runs_8_bit_fetches_the_float_graph_for_its_own_tensors(
@@ -350,6 +351,5 @@ def test_an_agent_that_runs_8_bit_fetches_the_float_graph_for_its_own_tensors(
     assert found["serves"] and owner.status()["running"]["variant"] == "int8" and says(owner) == own_labels().tolist()
     assert (owner.state / BLOBS / blocks.digest_of(graph())).is_file()
     owner.kill()
-    time.sleep(0.01)
     owner.start()
     assert owner.status()["personal"]["serves"]
