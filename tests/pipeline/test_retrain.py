@@ -118,6 +118,39 @@ def test_a_better_model_is_released_with_its_parent_in_the_lineage(tmp_path: Pat
     assert successor.evaluate(successor.model)["metric"] == pytest.approx(told["after"])
 
 
+def test_where_devices_keep_their_last_layer_theirs_must_gain_and_the_others_not_lose(
+    digits: tuple[Registry, FederationRecord, Rows],
+) -> None:
+    registry, record, _ = digits
+    fedper = dataclasses.replace(record, options=dataclasses.replace(record.options, strategy="fedper"))
+    learner = retraining(registry).prepare(fedper)
+    assert "evaluation" not in learner.surveys(learner.model), "other last layers answer there"
+
+    def rounds(*losses: float) -> list[RoundRecord]:
+        return [dataclasses.replace(ROUND, round=n, loss_before=loss) for n, loss in enumerate(losses, start=1)]
+
+    settled = learner.settle(
+        spoiled(learner.model), [n for n in _parameters(learner) if not n.startswith(_last(learner))]
+    )
+    before, after = learner.evaluate(spoiled(learner.model)), learner.evaluate(settled)
+    assert before["metric"] < 0.2 < 0.8 < after["metric"], "the server's rows give it a last layer again"
+    for model, losses, why in (
+        (spoiled(learner.model), (2.0, 0.5), "worse by more than 0.02 for devices without a model of their own"),
+        (learner.model, (0.5, 0.5), "the devices' own models are not better: loss 0.5 -> 0.5"),
+        (learner.model, (), "not better"),
+    ):
+        told = learner.release(model, rounds(*losses), {})
+        assert told["released"] is None and why in told["reason"], told["reason"]
+
+
+def _parameters(learner: Learner) -> list[str]:
+    return list(autodiff.training_step(learner.model, loss=learner.loss).parameters)
+
+
+def _last(learner: Learner) -> str:
+    return max(name for name in _parameters(learner) if name.endswith(".weight")).removesuffix("weight")
+
+
 def answered(learner: Learner, candidate: OnnxModel, shares: list[Rows]) -> dict[str, Finding]:
     """Return what a fleet that holds `shares` answers to all that is asked about `candidate`."""
     found = {}

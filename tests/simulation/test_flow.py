@@ -52,6 +52,7 @@ def test_slow_devices_answer_late_and_nobody_waits_for_them() -> None:
     assert clocks == sorted(clocks) and 3 * clocks[-1] < (waited.rounds[-1].clock_s or 0.0)
 
 
+@pytest.mark.slow
 def test_neither_processes_nor_runs_change_a_bit() -> None:
     first, again, spread = flow(), flow(), flow(Conditions(workers=2))
     for other in (again, spread):
