@@ -12,6 +12,7 @@ from edgeml.autodiff import normalization as normalization
 from edgeml.autodiff import pooling as pooling
 from edgeml.autodiff import recurrent as recurrent
 from edgeml.autodiff import reductions as reductions
+from edgeml.autodiff import sampling as sampling
 from edgeml.autodiff import tensors as tensors
 from edgeml.autodiff import turns as turns
 from edgeml.autodiff.losses import LOSSES, Options

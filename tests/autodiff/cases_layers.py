@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.autodiff.case import Case, away_from, distinct, normal, positive, unary
+from tests.autodiff.case import Case, away_from, distinct, normal, off_pixels, positive, unary
 
 LAYERS: dict[str, list[Case]] = {
     "Conv": [
@@ -51,6 +51,13 @@ LAYERS: dict[str, list[Case]] = {
             (4, 2, {"group": 2, "strides": [2, 1]}),
             (3, 2, {"dilations": [2, 1], "pads": [1, 0, 0, 1]}),
         )
+    ],
+    "GridSample": [
+        Case({"x": normal(2, 3, 4, 5), "grid": off_pixels(4, 5, corners=corners)}, attributes=options, opsets=opsets)
+        for corners in (0, 1)
+        for padding in ("zeros", "border", "reflection")
+        for mode, opsets in (("bilinear", (18,)), ("linear", (21,)), ("nearest", (18, 21)))
+        for options in [{"align_corners": corners, "padding_mode": padding, "mode": mode}]
     ],
     "MaxPool": [
         Case({"x": distinct(2, 3, 7, 8)}, attributes=options)

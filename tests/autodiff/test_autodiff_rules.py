@@ -121,6 +121,11 @@ REFUSALS: list[tuple[str, Case, str]] = [
         "tf_crop_and_resize",
     ),
     (
+        "GridSample",
+        Case({"x": normal(1, 1, 4, 4), "grid": normal(1, 2, 2, 2)}, attributes={"mode": "bicubic"}),
+        "bicubic",
+    ),
+    (
         "NegativeLogLikelihoodLoss",
         Case({"x": normal(2, 3), "w": positive(3)}, ("x", "t", "w"), {"t": ints(0, 1)}),
         "'w'",

@@ -15,8 +15,6 @@ from tests.oracles.exports import error_of, gradient_of, operators, torch_export
 pytestmark = pytest.mark.oracles
 LEAST = 200  # exports that torch 2.13 can write, of both exporters
 REFUSED = {  # by us, and what is in the way
-    "dynamo.spatial_transformer": "GridSample",
-    "script.spatial_transformer": "GridSample",
     "dynamo.smoothed_cross_entropy": "torch's fault",
     "script.put": "torch's fault",
 }
@@ -47,4 +45,4 @@ def test_no_operator_of_an_export_lacks_a_rule_but_the_known(exports: Path) -> N
     held: Counter[str] = Counter()
     for path in exports.glob("*.onnx"):
         held.update(operators(onnx.load(path)))
-    assert {name for name in held if gradient_of(name) == "missing"} == {"GridSample", "Range"}
+    assert {name for name in held if gradient_of(name) == "missing"} == {"Range"}

@@ -302,3 +302,10 @@ def _nearest(x, o, s, scales):
             places = np.ceil((out + 0.5) / scale - 0.5 - 0.5)  # halves go down: round_prefer_floor
         x = x.index_select(axis, torch.from_numpy(places.clip(0, x.shape[axis] - 1).astype(np.int64)))
     return x
+
+
+@operator("GridSample")
+def grid_sample(a, o, s):
+    mode = o.get("mode", "linear").replace("linear", "bilinear").replace("bibi", "bi")
+    corners = bool(o.get("align_corners", 0))
+    return F.grid_sample(a[0], a[1], mode, o.get("padding_mode", "zeros"), corners)
