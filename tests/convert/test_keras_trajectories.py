@@ -104,6 +104,8 @@ NETS: dict[str, Callable[[Any], list[Any]]] = {
     "bidirectional": _steps(lambda n: n.Bidirectional(n.LSTM(6))),
     "gru": _steps(lambda n: n.GRU(12)),
     "rnn": _steps(lambda n: n.SimpleRNN(12)),
+    "masked lstm": _words(lambda n: n.LSTM(8)),
+    "masked gru": _words(lambda n: n.Bidirectional(n.GRU(4, return_sequences=True)), lambda n: n.GRU(4)),
     "convolving lstm": _layers((4, 16, 1), lambda n: n.ConvLSTM1D(4, 3), lambda n: n.Flatten(), lambda n: n.Dense(10)),
     "embedding": _layers(
         (64,), lambda n: n.Embedding(17, 8), lambda n: n.GlobalAveragePooling1D(), lambda n: n.Dense(10)
