@@ -8,6 +8,7 @@ every later release of the model, until those of a later federation take their p
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from edgeml_runtime.wire.tasks import OWN, SEEN, VARIATE
 
 LINEAGE = "federation"  # in a manifest's lineage: "<run>: <rounds, devices and rows>"
 RUN, TENSOR, TRYING = "run", "tensor.", ".trying"
+TRIAL, UNFINISHED = "trial*.onnx", "*.new"  # left by a process that was killed: a graph with them in it, half a file
 _MODEL = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
 
 
@@ -82,10 +84,21 @@ class OwnTensors:
         found = [(path, path.stat()) for path in paths]
         return [Held(path.name.removesuffix(SUFFIX), stat.st_size, stat.st_mtime) for path, stat in found]
 
+    def trial(self) -> Path:
+        """Return where this process may write a graph with own tensors in it; `sweep` finds it if the process dies."""
+        return self._folder / TRIAL.replace("*", f"-{os.getpid()}")
+
+    def sweep(self) -> None:
+        """Delete the copies of own tensors that processes left which were killed."""
+        for pattern in (TRIAL, UNFINISHED):
+            for path in self._folder.glob(pattern) if self._folder.is_dir() else ():
+                path.unlink(missing_ok=True)
+
     def forget(self, model: str) -> None:
-        """Delete what is here for `model`."""
+        """Delete what is here for `model`, and every copy that a killed process left."""
         self._path(model).unlink(missing_ok=True)
         self.end(model)
+        self.sweep()
 
     def expire(self, now: float | None = None) -> None:
         """Delete what has had no release for KEEP_DAYS."""

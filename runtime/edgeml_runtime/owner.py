@@ -147,6 +147,7 @@ def forget(state: Path, run: str, *, most: int) -> list[str]:
             kept.forget(name)
         if name in models:
             owned.forget(name)
+    owned.sweep()
     for path in (state / FEEDBACK).glob("*") if (state / FEEDBACK).is_dir() else ():
         if run == "all" or path.stem.rpartition("-")[0] == run:
             path.unlink(missing_ok=True)

@@ -31,7 +31,6 @@ from edgeml_runtime.wire.manifest import LABEL, PREDICTION, Blob, Manifest, Rele
 FLOAT = "fp32"  # the variant whose weights have the names and the type that training knows
 MOST_ROWS, AT_ONCE = 2000, 250  # newest labelled rows to judge by, and how many in one run
 MOST_DEATHS = 2  # of the agent while it tried them
-GRAPH = "trial.onnx"
 Rows = tuple[Mapping[str, np.ndarray], np.ndarray]
 
 log = logging.getLogger(__name__)
@@ -41,9 +40,10 @@ class OwnModels:
     """Decides, at every load of a release, what serves: it, or it with this device's own tensors."""
 
     def __init__(self, state: Path, policy: Policy, samples: Samples) -> None:
-        self._folder, self._blobs, self._policy, self._samples = state / PERSONAL, state / BLOBS, policy, samples
+        self._blobs, self._policy, self._samples = state / BLOBS, policy, samples
         most = policy.max_kept_bytes
-        self._tensors = OwnTensors(self._folder, Kept(state / KEPT, most=most), most=most)
+        self._tensors = OwnTensors(state / PERSONAL, Kept(state / KEPT, most=most), most=most)
+        self._tensors.sweep()
         self._tensors.expire()
 
     def wants(self, manifest: Manifest, variant: ReleaseVariant) -> tuple[Blob, ...]:
@@ -105,7 +105,7 @@ class OwnModels:
             raise ModelRefused(f"{len(bad)} of {len(owned.arrays)} tensors are not finite: {bad[0]!r}")
         installed = slot.variant == FLOAT
         settings = slot.settings if installed else variant.session
-        target = self._folder / GRAPH
+        target = self._tensors.trial()
         try:
             overlay.write(slot.graph if installed else self._fetched(variant), target, owned.arrays)
             return Session(target, dataclasses.replace(settings, external_data=False))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +15,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edgeml_runtime import owner as owner_side
 from edgeml_runtime import serving
 from edgeml_runtime.config import BLOBS, KEPT, PERSONAL, SAMPLES, Policy
 from edgeml_runtime.errors import MalformedMessage, ModelRefused
 from edgeml_runtime.kept import Kept
 from edgeml_runtime.metrics import Counters
 from edgeml_runtime.owned import OwnTensors
-from edgeml_runtime.personal import GRAPH, OwnModels
+from edgeml_runtime.personal import OwnModels
 from edgeml_runtime.samples import Samples
 from edgeml_runtime.serving import Loaded, Serving
 from edgeml_runtime.session import Session
@@ -108,7 +112,8 @@ def test_own_tensors_answer_where_they_are_better_and_move_out_of_every_tasks_re
         assert found.released is not None and found.gain == found.own - found.released > 0.8
         np.testing.assert_array_equal(loaded.session.run({"numeric": X})["label"], own_labels())
         assert bench.kept.held() == [], "they are not where tasks are given what was kept"
-    assert not (bench.state / PERSONAL / GRAPH).exists() and loaded.running == serving.load(slot).running
+    assert [path.name for path in (bench.state / PERSONAL).iterdir()] == ["digits.safetensors"]
+    assert loaded.running == serving.load(slot).running
 
 
 def test_a_second_model_of_dittos_takes_every_place(bench: Bench) -> None:
@@ -238,6 +243,49 @@ def test_an_agent_that_died_twice_over_them_leaves_them(bench: Bench) -> None:
     tensors_here.begin("digits")
     tensors_here.begin("digits")
     assert "killed 2 times" in refused(bench.load(slot))
+
+
+_DIES = """
+import os, signal, sys
+from pathlib import Path
+from edgeml_runtime import personal, serving
+from edgeml_runtime.config import Policy, SAMPLES
+from edgeml_runtime.samples import Samples
+from edgeml_runtime.slots import Slots
+personal.Session = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+state = Path(sys.argv[1])
+slot = Slots(state / "slots").current
+personal.OwnModels(state, Policy(), Samples(state / SAMPLES)).over(slot, serving.load(slot))
+"""
+
+
+@pytest.mark.parametrize("swept_by", ["start", "forget", "expire"])
+def test_no_copy_of_own_tensors_outlives_a_killed_agent(bench: Bench, swept_by: str) -> None:
+    bench.keep(own_head())
+    slots = Slots(bench.state / "slots")
+    slots.activate(bench.install(a_personal_release()))
+    died = subprocess.run([sys.executable, "-c", _DIES, str(bench.state)], check=False).returncode
+    assert died == -signal.SIGKILL
+    folder, held = bench.state / PERSONAL, "digits.safetensors"
+    (copy,) = folder.glob("*.onnx")
+    assert own_head()["w2"].tobytes() in copy.read_bytes()
+    (folder / "digits.safetensors.new").write_bytes(b"half of it")
+    if swept_by == "forget":
+        assert owner_side.forget(bench.state, "digits", most=MOST) == ["digits"]
+    elif swept_by == "expire":
+        OwnTensors(folder, bench.kept, most=MOST).expire(time.time() + 91 * 86_400)
+    else:
+        OwnModels(bench.state, Policy(), bench.samples)
+    left = {path.name for path in folder.iterdir()}
+    assert left == ({held, "digits.trying"} if swept_by == "start" else set())
+
+
+def test_forgetting_a_federation_takes_the_half_written_copy_along(bench: Bench) -> None:
+    bench.keep(own_head())
+    (bench.state / PERSONAL).mkdir()
+    (bench.state / PERSONAL / "digits.safetensors.new").write_bytes(b"half of it")
+    assert owner_side.forget(bench.state, RUN, most=MOST) == [RUN]
+    assert not list((bench.state / PERSONAL).iterdir())
 
 
 def test_own_tensors_that_fail_while_answering_make_room_for_the_release(bench: Bench) -> None:
