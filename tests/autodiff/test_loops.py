@@ -130,6 +130,24 @@ def test_a_condition_that_counters_decide_is_counted(most: str) -> None:
     same(a_model([*START, *begins, loop], constants=constants), written_out())
 
 
+def test_a_loop_without_states_and_condition_is_counted_too() -> None:
+    """It only collects."""
+    value = helper.make_tensor_value_info
+    row = [node("Gather", ["x", "turn"], ["entry"], axis=1), node("MatMul", ["entry", "w"], ["element"])]
+    body = helper.make_graph(
+        [*row, node("Identity", ["more"], ["go"])],
+        "body",
+        [value("turn", TensorProto.INT64, []), value("more", TensorProto.BOOL, [])],
+        [value("go", TensorProto.BOOL, []), value("element", TensorProto.FLOAT, None)],
+    )
+    means = [
+        node("Loop", ["turns", ""], ["every"], body=body),
+        node("ReduceMean", ["every", "axis"], ["h"], keepdims=0),
+    ]
+    plain = [node("ReduceMean", ["x", "one"], ["total"], keepdims=0), node("MatMul", ["total", "w"], ["h"])]
+    same(a_model(means), a_model(plain), trainable=["w", "out"])
+
+
 @pytest.mark.parametrize(
     ("limit", "most"), [("computed", ""), ("far", "")], ids=["the run decides", "more turns than are tried"]
 )
