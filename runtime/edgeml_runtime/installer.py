@@ -94,6 +94,7 @@ class Installer:
 
     def tick(self, now: float) -> None:
         """Let time pass: deadlines, and what the release on trial has served."""
+        self._own.note_use(self._serving.loaded, now)
         served, failed, last = self._serving.trial()
         self.do(self.machine.observe(now, predictions=served, errors=failed, last_error=last))
         self.do(self.machine.tick(now))

@@ -7,7 +7,9 @@ every later release of the model, until those of a later federation take their p
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import re
 import time
@@ -26,6 +28,7 @@ from edgeml_runtime.wire.tasks import OWN, SEEN, VARIATE
 LINEAGE = "federation"  # in a manifest's lineage: "<run>: <rounds, devices and rows>"
 RUN, TENSOR, TRYING = "run", "tensor.", ".trying"
 TRIAL, UNFINISHED = "trial*.onnx", "*.new"  # left by a process that was killed: a graph with them in it, half a file
+log = logging.getLogger(__name__)
 _MODEL = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
 
 
@@ -78,6 +81,13 @@ class OwnTensors:
         """Note that the trial ended, whatever came of it."""
         self._trial(model).unlink(missing_ok=True)
 
+    def used(self, model: str) -> None:
+        """Note that these tensors answer here: they stay KEEP_DAYS from now, or longer if they would have."""
+        path, now = self._path(model), time.time()
+        with contextlib.suppress(OSError):  # forgotten meanwhile; a disk that cannot be written
+            if path.stat().st_mtime < now:
+                os.utime(path, (now, now))
+
     def held(self) -> list[Held]:
         """Return what is here, by model."""
         paths = sorted(self._folder.glob(f"*{SUFFIX}")) if self._folder.is_dir() else []
@@ -101,10 +111,11 @@ class OwnTensors:
         self.sweep()
 
     def expire(self, now: float | None = None) -> None:
-        """Delete what has had no release for KEEP_DAYS."""
+        """Delete what nobody learned or used for KEEP_DAYS."""
         limit = (time.time() if now is None else now) - KEEP_DAYS * 86_400
         for one in self.held():
             if one.changed < limit:
+                log.warning("own tensors of %s: not used for %g days, deleted", one.run, KEEP_DAYS)
                 self.forget(one.run)
 
     def _take_over(self, run: str, model: str) -> None:

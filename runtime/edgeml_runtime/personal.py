@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from edgeml_runtime.wire.manifest import LABEL, PREDICTION, Blob, Manifest, Rele
 FLOAT = "fp32"  # the variant whose weights have the names and the type that training knows
 MOST_ROWS, AT_ONCE = 2000, 250  # newest labelled rows to judge by, and how many in one run
 MOST_DEATHS = 2  # of the agent while it tried them
+NOTED_S = 86_400.0  # how often a model that answers is noted as in use
 Rows = tuple[Mapping[str, np.ndarray], np.ndarray]
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ class OwnModels:
         self._blobs, self._policy, self._samples = state / BLOBS, policy, samples
         most = policy.max_kept_bytes
         self._tensors = OwnTensors(state / PERSONAL, Kept(state / KEPT, most=most), most=most)
+        self._note_due = -math.inf
         self._tensors.sweep()
         self._tensors.expire()
 
@@ -72,6 +75,12 @@ class OwnModels:
         except (DeviceError, OSError, MemoryError) as error:
             return _instead(released, Personal(serves=False, run=run, reason=str(error) or type(error).__name__))
 
+    def note_use(self, loaded: Loaded | None, now: float) -> None:
+        """Note, once a day, that the own tensors in `loaded` answer: those that nobody uses expire."""
+        if loaded is not None and loaded.released is not None and now >= self._note_due:
+            self._note_due = now + NOTED_S
+            self._tensors.used(loaded.manifest.model)
+
     def _tried(self, slot: Slot, released: Loaded, owned: Owned) -> Loaded:
         model = released.manifest.model
         if (deaths := self._tensors.begun(model)) >= MOST_DEATHS:
@@ -86,6 +95,7 @@ class OwnModels:
         verdict = dataclasses.replace(judged, run=owned.run)
         if not verdict.serves:
             return _instead(released, verdict)
+        self._tensors.used(model)
         log.info("this device's own tensors of %s serve: %s", owned.run, verdict.reason)
         return Loaded(
             session,

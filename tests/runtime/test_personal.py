@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
 import subprocess
 import sys
@@ -286,6 +287,43 @@ def test_forgetting_a_federation_takes_the_half_written_copy_along(bench: Bench)
     (bench.state / PERSONAL / "digits.safetensors.new").write_bytes(b"half of it")
     assert owner_side.forget(bench.state, RUN, most=MOST) == [RUN]
     assert not list((bench.state / PERSONAL).iterdir())
+
+
+def test_own_tensors_expire_when_nobody_uses_them_and_the_log_says_so(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.keep(own_head())
+    slot = bench.install(a_personal_release())
+    loaded, path = bench.load(slot), bench.state / PERSONAL / "digits.safetensors"
+    day, now = 86_400.0, time.time()
+    os.utime(path, (now - 89 * day, now - 89 * day))
+    assert bench.load(slot).released is not None and path.stat().st_mtime >= now, "a start uses them"
+    os.utime(path, (now - 91 * day, now - 91 * day))
+    own = OwnTensors(bench.state / PERSONAL, bench.kept, most=MOST)
+    own.used("digits")
+    own.expire()
+    assert path.is_file(), "those of an agent that runs for years are in use"
+    os.utime(path, (now + day, now + day))
+    own.used("digits")
+    assert path.stat().st_mtime > now + day / 2, "a clock that was set back makes nothing older"
+    os.utime(path, (now - 91 * day, now - 91 * day))
+    assert bench.load(slot).personal is None and not path.exists()
+    assert "own tensors of digits: not used for 90 days, deleted" in caplog.text
+    own.used("digits")
+    assert loaded.released is not None and not path.exists()
+
+
+def test_a_model_that_answers_is_noted_once_a_day_and_the_release_is_not(bench: Bench) -> None:
+    bench.keep(own_head())
+    slot = bench.install(a_personal_release())
+    own = OwnModels(bench.state, Policy(), bench.samples)
+    loaded, path = own.over(slot, serving.load(slot)), bench.state / PERSONAL / "digits.safetensors"
+    release = serving.load(slot)
+    turns = [(0, None, False), (1, release, False), (2, loaded, True), (86_000, loaded, False), (86_402, loaded, True)]
+    for now, serves, noted in turns:
+        os.utime(path, (5.0, 5.0))
+        own.note_use(serves, now)
+        assert (path.stat().st_mtime > 5.0) == noted, now
 
 
 def test_own_tensors_that_fail_while_answering_make_room_for_the_release(bench: Bench) -> None:
