@@ -36,7 +36,7 @@ def status(state: Path) -> dict[str, Any]:
         return {"source": "agent", **_call(port, "/status")}
     machine = Deployment(*Journal.open(state).load(config.trusted))
     job, slot = machine.status, _current(state)
-    samples = Samples(state / SAMPLES) if (state / SAMPLES).exists() else None
+    samples = _samples(state)
     return {
         "source": "disk",
         "device": config.device,
@@ -58,8 +58,10 @@ def predict(state: Path, data: str) -> dict[str, Any]:
     inputs = rows.parse(manifest, found)
     if port := _port(state):
         return {"source": "agent", **_ask(port, manifest, inputs)}
-    serving, samples = Serving(Counters("")), Samples(state / SAMPLES)
-    serving.swap(OwnModels(state, config.policy, samples).over(slot, load(slot)))
+    serving, samples = Serving(Counters("")), _samples(state)
+    serving.swap(OwnModels(state, config.policy, samples, only_reads=True).over(slot, load(slot)))
+    if samples is not None:
+        samples.close()
     return {"source": "disk", **serving.predict(inputs).document()}
 
 
@@ -110,6 +112,11 @@ def _port(state: Path) -> int:
 
 def _current(state: Path) -> Slot | None:
     return Slots(state / SLOTS).current if (state / SLOTS).is_dir() else None
+
+
+def _samples(state: Path) -> Samples | None:
+    """Return the rows that are stored, None where no row ever was: asking creates nothing."""
+    return Samples(state / SAMPLES) if (state / SAMPLES).exists() else None
 
 
 def _installed(slot: Slot) -> dict[str, str]:

@@ -41,10 +41,14 @@ class Owned:
 
 
 class OwnTensors:
-    """One file a model in `folder`, each of at most `most` bytes."""
+    """One file a model in `folder`, each of at most `most` bytes.
 
-    def __init__(self, folder: Path, kept: Kept, *, most: int) -> None:
-        self._folder, self._kept, self._most = folder, kept, most
+    Without `kept` nothing is taken over. A process that does not hold the lock of the state folder `only_reads`: it
+    counts no trials and notes no use.
+    """
+
+    def __init__(self, folder: Path, kept: Kept | None, *, most: int, only_reads: bool = False) -> None:
+        self._folder, self._kept, self._most, self._only_reads = folder, kept, most, only_reads
 
     def has(self, manifest: Manifest) -> bool:
         """Return whether there is something for this release, whatever it is worth."""
@@ -55,8 +59,8 @@ class OwnTensors:
 
         Takes over what the release's own federation kept. Raises MalformedMessage when the disk has spoiled it.
         """
-        if waiting := self._waiting(manifest):
-            self._take_over(waiting, manifest.model)
+        if self._kept is not None and (waiting := self._waiting(manifest)):
+            self._take_over(self._kept, waiting, manifest.model)
         path = self._path(manifest.model)
         if not path.is_file():
             return None
@@ -75,14 +79,18 @@ class OwnTensors:
 
     def begin(self, model: str) -> None:
         """Note, on the disk, that a trial begins."""
-        write_atomic(self._trial(model), json.dumps({"begun": self.begun(model) + 1}).encode())
+        if not self._only_reads:
+            write_atomic(self._trial(model), json.dumps({"begun": self.begun(model) + 1}).encode())
 
     def end(self, model: str) -> None:
         """Note that the trial ended, whatever came of it."""
-        self._trial(model).unlink(missing_ok=True)
+        if not self._only_reads:
+            self._trial(model).unlink(missing_ok=True)
 
     def used(self, model: str) -> None:
         """Note that these tensors answer here: they stay KEEP_DAYS from now, or longer if they would have."""
+        if self._only_reads:
+            return
         path, now = self._path(model), time.time()
         with contextlib.suppress(OSError):  # forgotten meanwhile; a disk that cannot be written
             if path.stat().st_mtime < now:
@@ -118,19 +126,19 @@ class OwnTensors:
                 log.warning("own tensors of %s: not used for %g days, deleted", one.run, KEEP_DAYS)
                 self.forget(one.run)
 
-    def _take_over(self, run: str, model: str) -> None:
-        arrays = parameters(self._kept.last(run))
+    def _take_over(self, kept: Kept, run: str, model: str) -> None:
+        arrays = parameters(kept.last(run))
         if arrays:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             named = {TENSOR + name: array for name, array in arrays.items()}
             write_atomic(self._path(model), tensors.pack({**named, RUN: np.array([run], dtype=object)}))
             self.end(model)
-        self._kept.forget(run)
+        kept.forget(run)
 
     def _waiting(self, manifest: Manifest) -> str:
         """Return the federation that `manifest` came of, if it has kept something here."""
         run = manifest.lineage.get(LINEAGE, "").partition(":")[0]
-        return run if any(one.run == run for one in self._kept.held()) else ""
+        return run if self._kept and any(one.run == run for one in self._kept.held()) else ""
 
     def _path(self, model: str) -> Path:
         if not _MODEL.fullmatch(model):

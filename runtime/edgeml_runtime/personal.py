@@ -39,15 +39,20 @@ log = logging.getLogger(__name__)
 
 
 class OwnModels:
-    """Decides, at every load of a release, what serves: it, or it with this device's own tensors."""
+    """Decides, at every load of a release, what serves: it, or it with this device's own tensors.
 
-    def __init__(self, state: Path, policy: Policy, samples: Samples) -> None:
+    What `only_reads` may run beside an agent: it takes nothing over, deletes and counts nothing, and leaves no file.
+    """
+
+    def __init__(self, state: Path, policy: Policy, samples: Samples | None, *, only_reads: bool = False) -> None:
         self._blobs, self._policy, self._samples = state / BLOBS, policy, samples
         most = policy.max_kept_bytes
-        self._tensors = OwnTensors(state / PERSONAL, Kept(state / KEPT, most=most), most=most)
+        kept = None if only_reads else Kept(state / KEPT, most=most)
+        self._tensors = OwnTensors(state / PERSONAL, kept, most=most, only_reads=only_reads)
         self._note_due = -math.inf
-        self._tensors.sweep()
-        self._tensors.expire()
+        if not only_reads:
+            self._tensors.sweep()
+            self._tensors.expire()
 
     def wants(self, manifest: Manifest, variant: ReleaseVariant) -> tuple[Blob, ...]:
         """Return the float graph of the release, where the device installs another and has tensors for this one."""
@@ -133,7 +138,7 @@ class OwnModels:
 
     def _judged(self, released: Loaded, session: Session) -> Personal:
         """Return what this device's own labelled rows say of both."""
-        inputs, targets = self._samples.rows(MOST_ROWS)
+        inputs, targets = self._samples.rows(MOST_ROWS) if self._samples else ({}, np.empty(0))
         if (count := len(targets)) < self._policy.min_rows:
             raise ModelRefused(f"{count} labelled rows to judge it on, and {self._policy.min_rows} are needed")
         metric, own = score(session, released.manifest, (inputs, targets))

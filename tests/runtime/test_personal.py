@@ -16,9 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edgeml_runtime import local, serving
 from edgeml_runtime import owner as owner_side
-from edgeml_runtime import serving
-from edgeml_runtime.config import BLOBS, KEPT, PERSONAL, SAMPLES, Policy
+from edgeml_runtime.config import BLOBS, KEPT, PERSONAL, SAMPLES, Config, Policy, enroll
 from edgeml_runtime.errors import MalformedMessage, ModelRefused
 from edgeml_runtime.kept import Kept
 from edgeml_runtime.metrics import Counters
@@ -340,6 +340,43 @@ def test_own_tensors_that_fail_while_answering_make_room_for_the_release(bench: 
     np.testing.assert_array_equal(answer.outputs["label"], Session(graph()).run({"numeric": X})["label"])
     assert not answer.personal and serves.trial() == (60, 0, "")
     assert serves.loaded is not None and "failed while answering" in refused(serves.loaded)
+
+
+def _on_disk(state: Path) -> dict[str, tuple[bytes, int]]:
+    found = {str(path.relative_to(state)): path for path in state.rglob("*") if path.is_file()}
+    return {name: (path.read_bytes(), path.stat().st_mtime_ns) for name, path in found.items()}
+
+
+def _ask_the_disk(bench: Bench) -> Any:
+    before = _on_disk(bench.state)
+    told = local.predict(bench.state, _csv(bench.state.parent))
+    assert _on_disk(bench.state) == before, "asking changed, made or deleted something"
+    return told
+
+
+def test_predict_from_the_disk_only_reads(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    bench = Bench(tmp_path / "state")
+    enroll(bench.state, Config(device="pi-1", host="h", port=1, trusted=(signed.public_hex(KEY),), board="b"))
+    Slots(bench.state / "slots").activate(slot := bench.install(a_personal_release()))
+    bench.samples.close()
+    bench.keep(own_head())
+    assert "personal" not in _ask_the_disk(bench), "what a federation kept is taken over by the agent alone"
+    bench.samples = Samples(bench.state / SAMPLES)
+    bench.load(slot)
+    bench.samples.close()
+    folder = bench.state / PERSONAL
+    old = time.time() - 91 * 86_400
+    os.utime(folder / "digits.safetensors", (old, old))
+    (folder / "digits.trying").write_text('{"begun": 1}')
+    (folder / "trial-1.onnx").write_bytes(b"of another process")
+    told = _ask_the_disk(bench)
+    assert told["personal"] is True and told["labels"] == [str(one) for one in own_labels()]
+    (folder / "digits.trying").write_text('{"begun": 2}')
+    assert "personal" not in _ask_the_disk(bench)
+    (folder / "digits.trying").unlink()
+    (bench.state / SAMPLES).unlink()
+    assert "personal" not in _ask_the_disk(bench), "no rows to judge by"
 
 
 # --- real agents
