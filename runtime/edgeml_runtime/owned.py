@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeml_runtime.config import read_json, write_atomic
+from edgeml_runtime.config import Policy, read_json, write_atomic
 from edgeml_runtime.errors import MalformedMessage
 from edgeml_runtime.kept import KEEP_DAYS, SUFFIX, Held, Kept
 from edgeml_runtime.wire import tensors
@@ -147,6 +147,14 @@ class OwnTensors:
 
     def _trial(self, model: str) -> Path:
         return self._path(model).with_suffix(TRYING)
+
+
+def tells_gain(policy: Policy) -> bool:
+    """Return whether a server may know how much better own tensors are on the rows here.
+
+    That is an evaluation, without noise: it leaves only where the owner lets evaluations be answered.
+    """
+    return "evaluation" in policy.accept and not (policy.secure or policy.noise or policy.clip_norm)
 
 
 def parameters(kept: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

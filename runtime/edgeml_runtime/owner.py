@@ -13,7 +13,7 @@ from edgeml_runtime.config import FEEDBACK, KEPT, PERSONAL, SAMPLES, TASKS, Conf
 from edgeml_runtime.errors import AgentRefused
 from edgeml_runtime.kept import Kept
 from edgeml_runtime.ledger import Ledger
-from edgeml_runtime.owned import OwnTensors
+from edgeml_runtime.owned import OwnTensors, tells_gain
 from edgeml_runtime.samples import Samples
 from edgeml_runtime.task_child import LOG
 from edgeml_runtime.vetting import OPERATORS
@@ -118,6 +118,9 @@ def _terms(policy: Policy, facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     )
     own = "may serve" if policy.personal else "does not serve"
     yield "own model", f"{own}: a release with tensors that this device learned for itself, and that stay here"
+    if policy.personal:
+        gain = "how much better it is on the rows here" if tells_gain(policy) else "not how well"
+        yield "", f"a server is told whether it serves, and {gain}"
     if policy.templates:
         yield "graphs", f"only the {len(policy.templates)} pinned: {', '.join(one[:16] for one in policy.templates)}"
     else:

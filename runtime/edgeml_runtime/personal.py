@@ -2,7 +2,9 @@
 
     tensors (owned) -> the float graph with them (overlay) -> goldens: shapes, finite -> its own labelled rows -> serve
 
-Nothing here is sent; whatever cannot be, the release serves as it came, and `Loaded.personal` says why.
+The tensors are never sent. Telemetry tells whether they serve and, where the owner lets evaluations be answered, how
+much better they are on the rows here (`owned.tells_gain`). Whatever cannot be, the release serves as it came, and
+`Loaded.personal` says why.
 """
 
 from __future__ import annotations

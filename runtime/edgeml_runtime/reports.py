@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,9 @@ from edgeml_runtime import __version__, measure
 from edgeml_runtime.config import Config
 from edgeml_runtime.errors import WireError
 from edgeml_runtime.metrics import Counters
+from edgeml_runtime.owned import tells_gain
 from edgeml_runtime.samples import Samples
-from edgeml_runtime.serving import Serving
+from edgeml_runtime.serving import Personal, Serving
 from edgeml_runtime.supply import supply
 from edgeml_runtime.wire import topics
 from edgeml_runtime.wire.messages import TERMINAL, JobStatus, Online, Reported, encode
@@ -86,9 +88,15 @@ class Reports:
                 self._counters.snapshot(now),
                 **dataclasses.asdict(supply()),
                 personal=own.serves if own else None,
-                gain=own.gain if own else None,
+                gain=self._gain(own),
             )
             self._send(topics.telemetry(self._config.device, "metrics"), encode(metrics))
+
+    def _gain(self, own: Personal | None) -> float | None:
+        """Return what may be told of the gain; JSON has no number for one that is not finite."""
+        if own is None or own.gain is None or not tells_gain(self._config.policy):
+            return None
+        return own.gain if math.isfinite(own.gain) else None
 
     def not_accepted(self, error: WireError) -> None:
         """Count a message that cannot be accepted; telemetry carries the last one, the log the first of a hundred."""

@@ -24,12 +24,13 @@ from edgeml_runtime.kept import Kept
 from edgeml_runtime.metrics import Counters
 from edgeml_runtime.owned import OwnTensors
 from edgeml_runtime.personal import OwnModels
+from edgeml_runtime.reports import Reports
 from edgeml_runtime.samples import Samples
 from edgeml_runtime.serving import Loaded, Serving
 from edgeml_runtime.session import Session
 from edgeml_runtime.slots import GOLDENS, Slot, Slots
 from edgeml_runtime.wire import blocks, signed, tensors, topics
-from edgeml_runtime.wire.messages import RunOver
+from edgeml_runtime.wire.messages import Metrics, RunOver, decode
 from edgeml_runtime.wire.plain import to_plain
 from tests.runtime.agent_kit import KEY, AgentProcess, Release, ServerSide, a_release, needs_mosquitto, until
 from tests.runtime.graphs import mlp
@@ -377,6 +378,43 @@ def test_predict_from_the_disk_only_reads(tmp_path: Path) -> None:
     (folder / "digits.trying").unlink()
     (bench.state / SAMPLES).unlink()
     assert "personal" not in _ask_the_disk(bench), "no rows to judge by"
+
+
+@pytest.mark.parametrize(
+    ("policy", "gain", "told"),
+    [
+        ({}, 0.25, 0.25),
+        ({"accept": ("training", "evaluation")}, -0.5, -0.5),
+        ({"accept": ("training",)}, 0.25, None),
+        ({"secure": True}, 0.25, None),
+        ({"clip_norm": 1.0, "noise": 0.5}, 0.25, None),
+        ({"clip_norm": 1.0}, 0.25, None),
+        ({}, np.nan, None),
+        ({}, np.inf, None),
+    ],
+)
+def test_telemetry_tells_the_gain_only_where_evaluations_are_answered(
+    bench: Bench, policy: dict[str, Any], gain: float, told: float | None
+) -> None:
+    trusted = (signed.public_hex(KEY),)
+    config = Config(device="pi-1", host="h", port=1, trusted=trusted, board="b", policy=Policy(**policy))
+    counters, sent = Counters("b"), list[Metrics]()
+    serves = Serving(counters)
+    verdict = serving.Personal(serves=True, reason="", gain=gain)
+    serves.swap(dataclasses.replace(serving.load(bench.install(a_personal_release())), personal=verdict))
+    reports = Reports(
+        config,
+        bench.state,
+        counters=counters,
+        serving=serves,
+        samples=bench.samples,
+        send=lambda _, payload, **__: sent.append(decode(Metrics, payload)),
+    )
+    reports.telemetry(0.0)
+    assert [(one.personal, one.gain) for one in sent] == [(True, told)]
+    words = "\n".join(owner_side.lines(bench.state, config))
+    stays = told is None and np.isfinite(gain)
+    assert ("whether it serves, and not how well" if stays else "how much better it is on the rows here") in words
 
 
 # --- real agents
