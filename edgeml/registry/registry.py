@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgeml.artifacts import Bundle
 from edgeml.errors import NotFound, UserError
+from edgeml.federated.strategy import strategy
 from edgeml.registry import keys, tables
 from edgeml.registry.benches import Benches
 from edgeml.registry.blobs import Blobs
@@ -177,9 +178,12 @@ class Registry:
     def request_federation(self, model: str, options: Mapping[str, Any]) -> str:
         """Ask the server for federated rounds over `model` (or `model@release`) and return the federation's id.
 
-        `options` are those of FederationOptions.
+        `options` are those of FederationOptions. Raises UserError for options that no federation has, such as an
+        unknown strategy: here, since a record that is in the index must stay readable whatever it asks for.
         """
-        return self.fleet.add_federation(self.find(model), _options(FederationOptions, options))
+        chosen = _options(FederationOptions, options)
+        strategy(chosen.strategy)
+        return self.fleet.add_federation(self.find(model), chosen)
 
     def federation(self, federation_id: str) -> FederationRecord:
         return self.fleet.federation(federation_id)

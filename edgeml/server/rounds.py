@@ -257,7 +257,7 @@ class Rounds:
         self.record = dataclasses.replace(self.record, state=state, detail=detail)
         self._save()
         self._shop.registry.journals.forget(self.record.id)
-        stays = bool(strategy(self.record.options.strategy).personal) and state == SUCCEEDED
+        stays = state == SUCCEEDED and strategy(self.record.options.strategy).personal != ""
         over = RunOver(run=self.record.id, release=(self.record.outcome.get("released") or None) if stays else None)
         envelope = signed.sign(to_plain(over), self._shop.registry.signing_key())
         self._shop.publish(topics.task(self.record.id), envelope, qos=1)  # nothing is kept for rounds that never come

@@ -209,6 +209,13 @@ def test_a_deploy_to_all_of_no_devices_says_how_to_get_one(registry: Registry) -
         registry.request_rollout("digits", None, "all")
 
 
+def test_a_federation_by_an_unknown_strategy_is_refused_with_those_there_are(registry: Registry) -> None:
+    add(registry, "ab12ab12ab12")
+    with pytest.raises(UserError, match=r"unknown strategy 'fedsgd'; known: fedavg, .*, ditto"):
+        registry.request_federation("digits", {"strategy": "fedsgd"})
+    assert registry.fleet.federations() == []
+
+
 def test_a_federation_is_a_row_with_its_history(registry: Registry) -> None:
     add(registry, "ab12ab12ab12")
     federation_id = registry.request_federation("digits", {"rounds": 3, "learning_rate": 0.1})

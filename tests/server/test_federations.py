@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from edgeml import graph, tasks
 from edgeml.autodiff import SGD, training_step
-from edgeml.registry import Registry
+from edgeml.registry import FederationOptions, Registry
 from edgeml_runtime.session import Session
 from edgeml_runtime.wire import signed
 from edgeml_runtime.wire.messages import TaskOffer
@@ -290,3 +290,14 @@ def test_a_failing_preparation_ends_the_federation_and_not_the_server(
     assert wait(registry, federation_id) == "FAILED"
     assert "momentum 2.0: choose a number" in registry.federation(federation_id).detail
     assert server.alive
+
+
+def test_a_strategy_that_this_version_does_not_know_ends_the_federation_and_not_the_server(
+    registry: Registry, server: Server, cohort: list[Device]
+) -> None:
+    unknown = FederationOptions(strategy="fedsgd", min_devices=3, deadline_s=20)  # as another version left it
+    federation_id = registry.fleet.add_federation(registry.find("toy"), unknown)
+    assert wait(registry, federation_id) == "FAILED"
+    assert "unknown strategy 'fedsgd'; known: fedavg" in registry.federation(federation_id).detail
+    following = registry.request_federation("toy", OPTIONS | {"rounds": 1})
+    assert wait(registry, following) == "SUCCEEDED" and server.alive
