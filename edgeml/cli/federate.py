@@ -75,7 +75,11 @@ FLEET = {"rounds": 5, "min_devices": 2, "local_epochs": 1, "batch_size": 16, "le
 @registry_option
 @json_option
 def federate(model: str, devices: int | None, wait: bool, registry_path: Path, as_json: bool, **given: Any) -> None:
-    """Federated rounds over MODEL: released only if better on rows that the devices held out of the training.
+    """Federated rounds over MODEL: what they learn is released only if the gate finds it better.
+
+    By default on rows that the devices held out of the training. With --alone, --secure or --private on the server's
+    rows only; a --family has learned from the devices' held-out rows too; fedper is judged by the devices' training
+    loss. See docs/federated.md.
 
     With --simulate N, rounds over N virtual devices that share the training rows of PROJECT; nothing is released.
     """

@@ -16,6 +16,15 @@ GATES: dict[Gate, str] = {
     "better": "not worse on the server's rows beyond chance, and better on the fleet's beyond chance",
     "not-worse": "worse on neither beyond chance, and better on one of them at least by the figures",
 }
+UNASKED: dict[Gate, str] = {
+    "better": "better on the server's rows beyond chance; the fleet was not asked",
+    "not-worse": "not worse on the server's rows beyond chance, better by the figures; the fleet was not asked",
+}
+OWN = "own"  # the rule for models that devices complete with a last layer that stays there
+OWN_SAYS = (
+    "the training loss of the devices' own models lower before the last round than before the first, on devices in "
+    "both, and within max_accuracy_drop on the server's rows without them; no held-out row of the fleet was asked"
+)
 TOO_WIDE = 30  # times the gain: more than 900 times the rows is no advice
 PROVE, PASS = "let it learn more in more rounds", "federated.gate: not-worse ships without that proof"
 
@@ -66,6 +75,45 @@ class Ruling:
 
     ships: bool
     why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own:
+    """The mean loss of the devices' own models before the first round and before the last, over devices in both.
+
+    It is a training loss: on rows that the layers which stay were trained on.
+    """
+
+    before: float
+    after: float
+    devices: int  # that took part in the first round and in the last
+    rounds: int
+
+    def __str__(self) -> str:
+        compared = (
+            f"before the first and the last of {self.rounds} rounds, on rows that {self.devices} devices learned from"
+        )
+        return f"loss of the devices' own models {self.before:.4g} -> {self.after:.4g}, {compared}"
+
+
+def rule_own(here: Gain, own: Own, limit: float) -> Ruling:
+    """Return whether a candidate ships that devices complete with a last layer of their own.
+
+    Their own models must have gained, and devices without one lose no more than `limit` of the metric.
+    """
+    told = f"without own models here {here}"
+    if own.rounds < 2:
+        return Ruling(False, f"one round cannot show that own models gained: ask for two rounds or more; {told}")
+    if not own.devices:
+        why = (
+            f"no device told its loss both in the first round and in the last of {own.rounds}, so none can be compared"
+        )
+        return Ruling(False, f"{why}: ask again with the same devices online throughout; {told}")
+    if not -here.value <= limit:
+        return Ruling(False, f"worse by more than {limit:g} for devices without a model of their own: {own}; {told}")
+    if not own.after < own.before:
+        return Ruling(False, f"the devices' own models are not better: {own}; {told}; {PROVE}")
+    return Ruling(True, f"{OWN}: {own}; {told}")
 
 
 def rule(gate: Gate, here: Gain, fleet: Gain | None) -> Ruling:

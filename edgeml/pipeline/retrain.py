@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from edgeml import graph, metrics, verify
 from edgeml.artifacts import FP32, TARGET_SCALE, ActivationRanges, Answers, OnnxModel, Rows
 from edgeml.errors import NotFound, UnsupportedModel, VerificationError
 from edgeml.federated import strategy
-from edgeml.federated.gate import GATES, Gain, Gate, Ruling, rule
+from edgeml.federated.gate import GATES, OWN, OWN_SAYS, UNASKED, Gain, Gate, Own, Ruling, rule, rule_own
 from edgeml.files import Cache
 from edgeml.pipeline import fleet_gate
 from edgeml.pipeline.exact import exact_model, exact_study, instead
@@ -172,8 +173,8 @@ class Judge:
         }
         here = self.gain(old, model)
         fleet = fleet_gate.opinion(findings, metric, self.subject.task, unseen=self.unseen)
-        losses = own_losses(rounds) if self.stays else None
-        ruling = rule(self.gate, here, fleet.gain) if losses is None else self._own_ruling(here, losses)
+        own = own_models(rounds) if self.stays else None
+        ruling = rule(self.gate, here, fleet.gain) if own is None else rule_own(here, own, self._limit(here.metric))
         if fleet.silent:
             ruling = Ruling(False, f"{fleet.silent}; edgeml federate --alone does without; here {here}")
         told = {
@@ -184,7 +185,7 @@ class Judge:
             "from": self.before.release,
             "gain_interval": [here.low, here.high],
             "fleet_evaluation": fleet.told,
-            "gate": {"rule": self.gate, "says": GATES[self.gate], "passed": ruling.ships, "why": ruling.why},
+            "gate": {**self._asks(own, findings), "passed": ruling.ships, "why": ruling.why},
         }
         if not ruling.ships:
             return {**told, "released": None, "reason": f"not released, {ruling.why}"}
@@ -194,19 +195,17 @@ class Judge:
             return {**told, "released": None, "reason": f"not released, a gate refused it: {error}"}
         return {**told, "released": summary["release"], "reason": f"released as {summary['release']}, {ruling.why}"}
 
-    def _own_ruling(self, here: Gain, losses: tuple[float, float]) -> Ruling:
-        """Say whether a candidate ships that devices complete with a last layer of their own.
+    def _asks(self, own: Own | None, findings: Findings) -> dict[str, str]:
+        """Return the name of the rule that ruled and what it asks of a candidate."""
+        if own is not None:
+            return {"rule": OWN, "says": OWN_SAYS}
+        told = GATES if fleet_gate.EVALUATION in findings else UNASKED
+        return {"rule": self.gate, "says": told[self.gate]}
 
-        The loss of the devices' own models must have fallen, and devices without one must lose no more than the
-        project lets a variant lose.
-        """
+    def _limit(self, metric: str) -> float:
+        """Return what devices without a model of their own may lose: what the project lets a variant lose."""
         target = (self.subject.valid or Rows({})).target
-        limit = metrics.limit_of(here.metric, self.subject.project.compile.max_accuracy_drop, target)
-        first, last = losses
-        own = f"loss of the devices' own models {first:.4g} -> {last:.4g}; without them {here}"
-        if -here.value > limit:
-            return Ruling(False, f"worse by more than {limit:g} for devices without a model of their own: {own}")
-        return Ruling(last < first, own if last < first else f"the devices' own models are not better: {own}")
+        return metrics.limit_of(metric, self.subject.project.compile.max_accuracy_drop, target)
 
     def _walk(
         self, model: OnnxModel, rounds: Sequence[RoundRecord], ranges: ActivationRanges | None, *, why: str
@@ -244,17 +243,18 @@ class Judge:
         )
 
 
-def own_losses(rounds: Sequence[RoundRecord]) -> tuple[float, float] | None:
-    """Return the mean loss on the devices' rows before the first round, and of their own models at the last.
+def own_models(rounds: Sequence[RoundRecord]) -> Own | None:
+    """Return how the losses of the devices' own models moved, over the devices in the first round and in the last.
 
-    Of the last, before its local training: what was learned together, with the layer that each device keeps. None
-    where devices did not tell.
+    Of both rounds before the local training: at the last it is what was learned together, with the layer that each
+    device keeps. Every device counts alike. None where devices tell no losses.
     """
-    if not rounds:
+    if not any(done.own_losses for done in rounds):
         return None
-    last = rounds[-1].loss_before if len(rounds) > 1 else rounds[-1].loss_after
-    first = rounds[0].loss_before
-    return None if first is None or last is None else (first, last)
+    first, last = rounds[0].own_losses, rounds[-1].own_losses
+    both = sorted(first.keys() & last.keys())
+    before, after = (float(np.mean([told[name] for name in both])) if both else math.nan for told in (first, last))
+    return Own(before=before, after=after, devices=len(both), rounds=len(rounds))
 
 
 def _drawn(answers: Answers, index: np.ndarray) -> Answers:

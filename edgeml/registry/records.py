@@ -140,6 +140,7 @@ class RoundRecord:
     held_out: int = 0  # labelled rows of the participants that the training did not see
     loss_before: float | None = None  # on the participants' rows, with what they were offered and what they keep
     loss_after: float | None = None  # after their local training
+    own_losses: Mapping[str, float] = field(default_factory=dict)  # device -> as loss_before, where last layers stay
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from edgeml.federated.combinations import check_plan
 from edgeml.federated.journal import BufferState, arrays_of, buffer_state, resume_buffer
 from edgeml.registry import RoundRecord, Upload
 from edgeml.server.candidates import candidates
-from edgeml.server.course import Arrays, GiveUp, Kept, RoundEnd, Shop, Work
+from edgeml.server.course import Arrays, GiveUp, Kept, RoundEnd, Shop, Work, own_losses
 from edgeml.server.open_round import read_header, read_update
 from edgeml_runtime.wire import BadSignature, WireError, blocks, messages, signed, topics
 from edgeml_runtime.wire.messages import TaskOffer, UpdateHeader
@@ -258,4 +258,5 @@ class Asynchronous:
             staleness={one.update.device: one.staleness for one in step.held},
             loss_before=mean_told(updates, LOSS_BEFORE),
             loss_after=mean_told(updates, LOSS_AFTER),
+            own_losses=own_losses(updates, self._work.options),
         )

@@ -5,6 +5,7 @@ A course knows devices and messages; the federation's life (preparing, scoring, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -14,10 +15,11 @@ import numpy as np
 
 from edgeml.artifacts import Task
 from edgeml.errors import QuorumNotReached
-from edgeml.federated import Plan, State
+from edgeml.federated import Plan, State, Update, strategy
 from edgeml.registry import FederationOptions, Registry, RoundRecord, Upload
 from edgeml.server.roster import Roster
 from edgeml.tasks.study import Study
+from edgeml_runtime.wire.tasks import LOSS_BEFORE
 
 PAUSE_S = 1.0  # after an abandoned round, doubled after every further one in a row
 MOST_ASTRAY = 1000  # devices counted between two rounds
@@ -98,6 +100,17 @@ class Course(Protocol):
     def arrays(self) -> Arrays: ...
     def kept(self) -> Kept: ...
     def resume(self, facts: Mapping[str, Any], arrays: Arrays, uploads: Sequence[Upload], *, now: float) -> None: ...
+
+
+def own_losses(updates: Sequence[Update], options: FederationOptions) -> dict[str, float]:
+    """Return the loss of every device's own model before it trained, by device, where the last layer stays on devices.
+
+    Empty for other strategies, and with differential privacy: losses carry no noise.
+    """
+    if strategy(options.strategy).personal != "head" or options.privacy.where:
+        return {}
+    told = {update.device: update.metrics.get(LOSS_BEFORE, math.nan) for update in updates}
+    return {device: float(loss) for device, loss in told.items() if math.isfinite(loss)}
 
 
 def reasons(done: RoundRecord, *, run: str, quorum: int) -> list[str]:

@@ -22,7 +22,7 @@ from edgeml.federated.journal import (
 )
 from edgeml.registry import RoundRecord, Upload
 from edgeml.server.candidates import candidates, keyless
-from edgeml.server.course import Arrays, GiveUp, Kept, RoundEnd, Shop, Work
+from edgeml.server.course import Arrays, GiveUp, Kept, RoundEnd, Shop, Work, own_losses
 from edgeml.server.open_round import OpenRound, read_header
 from edgeml_runtime.wire import WireError, blocks, messages, signed, topics
 from edgeml_runtime.wire.messages import TaskOffer
@@ -281,6 +281,7 @@ class Synchronous:
             epsilon=result.epsilon,
             loss_before=result.loss_before,
             loss_after=result.loss,
+            own_losses=own_losses(outcome.updates, self._options),
         )
 
     def _abandoned_in_a_row(self) -> int:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeml.federated.gate import GATES, Gain, Gate, rule
+from edgeml.federated.gate import GATES, Gain, Gate, Own, rule, rule_own
 
 ROWS = 200
 
@@ -90,3 +90,24 @@ def test_what_is_worse_beyond_chance_never_ships_and_the_stricter_gate_lets_less
 def test_the_rows_that_a_gain_needs_are_more_than_those_that_did_not_show_it(gain: Gain) -> None:
     if gain.rows_needed:
         assert (gain.rows_needed <= gain.rows) == (gain.low >= 0) or gain.rows_needed == gain.rows
+
+
+@pytest.mark.parametrize(
+    ("own", "here", "says"),
+    [
+        (Own(before=2.0, after=0.5, devices=2, rounds=3), MAYBE_WORSE, ""),
+        (Own(before=2.0, after=0.5, devices=2, rounds=3), WORSE, "worse by more than 0.02 for devices without"),
+        (Own(before=0.5, after=0.5, devices=2, rounds=3), BETTER, "the devices' own models are not better"),
+        (Own(before=0.5, after=math.nan, devices=2, rounds=3), BETTER, "the devices' own models are not better"),
+        (
+            Own(before=math.nan, after=math.nan, devices=0, rounds=3),
+            BETTER,
+            "no device told its loss both in the first",
+        ),
+        (Own(before=2.0, after=2.0, devices=2, rounds=1), BETTER, "one round cannot show"),
+    ],
+)
+def test_what_ships_where_the_last_layer_stays_on_devices(own: Own, here: Gain, says: str) -> None:
+    ruling = rule_own(here, own, 0.02)
+    assert ruling.ships == (not says) and ruling.why.startswith(says or "own: loss of the devices' own models 2 -> 0.5")
+    assert str(here) in ruling.why

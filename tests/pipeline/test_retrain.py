@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from edgeml.artifacts import OnnxModel, Rows
 from edgeml.demo.digits import deal
 from edgeml.errors import NotFound, UnsupportedModel, UserError
 from edgeml.federated import Plan, Survey, Update
+from edgeml.federated.gate import UNASKED
 from edgeml.pipeline import build, retraining
 from edgeml.pipeline.subject import read_subject
 from edgeml.project import read_project
@@ -126,8 +128,8 @@ def test_where_devices_keep_their_last_layer_theirs_must_gain_and_the_others_not
     learner = retraining(registry).prepare(fedper)
     assert "evaluation" not in learner.surveys(learner.model), "other last layers answer there"
 
-    def rounds(*losses: float) -> list[RoundRecord]:
-        return [dataclasses.replace(ROUND, round=n, loss_before=loss) for n, loss in enumerate(losses, start=1)]
+    def rounds(*losses: Mapping[str, float]) -> list[RoundRecord]:
+        return [dataclasses.replace(ROUND, round=n, own_losses=told) for n, told in enumerate(losses, start=1)]
 
     settled = learner.settle(
         spoiled(learner.model), [n for n in _parameters(learner) if not n.startswith(_last(learner))]
@@ -135,12 +137,27 @@ def test_where_devices_keep_their_last_layer_theirs_must_gain_and_the_others_not
     before, after = learner.evaluate(spoiled(learner.model)), learner.evaluate(settled)
     assert before["metric"] < 0.2 < 0.8 < after["metric"], "the server's rows give it a last layer again"
     for model, losses, why in (
-        (spoiled(learner.model), (2.0, 0.5), "worse by more than 0.02 for devices without a model of their own"),
-        (learner.model, (0.5, 0.5), "the devices' own models are not better"),
-        (learner.model, (), "not released"),
+        (spoiled(learner.model), ({"a": 2.0}, {"a": 0.5}), "worse by more than 0.02 for devices without a model of"),
+        (learner.model, ({"a": 0.5}, {"a": 0.5}), "the devices' own models are not better"),
+        (
+            learner.model,
+            ({"a": 0.5, "b": 9.0}, {"a": 0.6, "c": 0.1}),
+            "models 0.5 -> 0.6, before the first and the last of 2",
+        ),
+        (
+            learner.model,
+            ({"a": 2.0}, {"b": 0.5}),
+            "no device told its loss both in the first round and in the last of 2",
+        ),
+        (learner.model, ({"a": 2.0},), "one round cannot show that own models gained"),
     ):
         told = learner.release(model, rounds(*losses), {})
         assert told["released"] is None and why in told["reason"], told["reason"]
+        assert told["gate"]["rule"] == "own" and "no held-out row of the fleet" in told["gate"]["says"]
+
+    told = learner.release(learner.model, rounds({}, {}), {})
+    assert "not released, not better here beyond chance" in told["reason"], "no losses: as any other"
+    assert told["gate"]["rule"] == "better" and told["gate"]["says"] == UNASKED["better"]
 
 
 def _parameters(learner: Learner) -> list[str]:

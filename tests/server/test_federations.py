@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,9 @@ from sklearn.linear_model import LogisticRegression
 
 from edgeml import graph, tasks
 from edgeml.autodiff import SGD, training_step
+from edgeml.federated import Privacy, Update
 from edgeml.registry import FederationOptions, Registry
+from edgeml.server.course import own_losses
 from edgeml_runtime.session import Session
 from edgeml_runtime.wire import signed
 from edgeml_runtime.wire.messages import TaskOffer
@@ -301,3 +304,11 @@ def test_a_strategy_that_this_version_does_not_know_ends_the_federation_and_not_
     assert "unknown strategy 'fedsgd'; known: fedavg" in registry.federation(federation_id).detail
     following = registry.request_federation("toy", OPTIONS | {"rounds": 1})
     assert wait(registry, following) == "SUCCEEDED" and server.alive
+
+
+def test_losses_of_own_models_are_kept_by_device_where_layers_stay_there_and_tell_no_more_than_noise_lets() -> None:
+    told = [Update(name, 9, {}, metrics) for name, metrics in (("a", {"loss.before": 0.5}), ("b", {}))]
+    fedper = FederationOptions(strategy="fedper")
+    assert own_losses(told, fedper) == {"a": 0.5}
+    assert own_losses(told, FederationOptions()) == {}
+    assert own_losses(told, dataclasses.replace(fedper, privacy=Privacy(where="server"))) == {}
