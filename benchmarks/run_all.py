@@ -44,7 +44,8 @@ HEAD = """\
 
 Each table was printed by the script named above it; `make bench` runs them all again and writes this page. The machine
 is small and shared: read the ratios, not the seconds. The JSON beside each table (`benchmarks/results/`) has every
-figure and the environment.
+figure and the environment. Scripts about published data read it from the folder that the environment variable
+`EDGEML_DATA` names, with one subfolder or file for each data set, as the script's docstring and code name them.
 """
 
 
