@@ -3,7 +3,8 @@
     place of a row: a hash of its inputs, in [0, 1)        held out: place < share
 
 So a row stays on its side whatever comes or is dropped, before and after it has a label; a duplicate is on the side of
-its twin, on every device; and what no training saw in one federation, none saw in an earlier one.
+its twin, on every device; and what no training saw in one federation, none saw in an earlier one, unless that held out
+a smaller share, or none.
 """
 
 from __future__ import annotations
