@@ -46,7 +46,7 @@ def throwaway(folder: Path, needs: Sequence[str]) -> Path:
     return python
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def real_data() -> Callable[[str], Path]:
     """Return a function from a data set's name to its path; a set that is not there skips the test."""
 

@@ -41,8 +41,13 @@ Command = Callable[..., Said]
 @pytest.fixture
 def edgeml(tmp_path: Path) -> Command:
     """Return a function that runs `edgeml` with a registry of its own."""
+    return command_in(tmp_path)
+
+
+def command_in(folder: Path, **others: Path) -> Command:
+    """Return a function that runs `edgeml` with everything it keeps in `folder`, but for what `others` name."""
     own = {"EDGEML_REGISTRY": "registry", "EDGEML_DEVICES": "own-devices", "HOME": "home"}
-    places = {name: str(tmp_path / folder) for name, folder in own.items()}
+    places = {name: str(folder / place) for name, place in own.items()} | {n: str(path) for n, path in others.items()}
 
     def run(*words: object, cwd: Path | None = None) -> Said:
         done = subprocess.run(
@@ -51,7 +56,7 @@ def edgeml(tmp_path: Path) -> Command:
             text=True,
             timeout=240,
             env={**os.environ, **places},
-            cwd=cwd or tmp_path,
+            cwd=cwd or folder,
             check=False,
         )
         return Said(done.returncode, done.stdout, done.stderr)

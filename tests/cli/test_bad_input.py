@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Command
+from tests.cli.conftest import Command, command_in
 
 TABLE = "a,b,kind\n" + "".join(f"{i % 7},{(i * 3) % 11},{'yes' if i % 3 else 'no'}\n" for i in range(60))
 
@@ -74,11 +75,19 @@ def test_a_pickle_is_not_read_without_trust(edgeml: Command, tmp_path: Path) -> 
     assert not (tmp_path / "owned").exists()
 
 
-@pytest.fixture
-def bundle(edgeml: Command, tmp_path: Path) -> Path:
-    said = edgeml("build", a_project(tmp_path / "project"), "--json")
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose registry holds the release `small`, built once for all that only read it."""
+    folder = tmp_path_factory.mktemp("home")
+    said = command_in(folder)("build", a_project(folder / "project"), "--json")
     assert said.code == 0, said.err
-    return Path(said.json["bundle"])
+    shutil.copytree(said.json["bundle"], folder / "bundle")
+    return folder
+
+
+@pytest.fixture
+def bundle(home: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(home / "bundle", tmp_path / "bundle"))
 
 
 @pytest.mark.parametrize("how", ["truncated", "flipped"])
@@ -122,8 +131,8 @@ def test_a_gate_that_refuses_ends_with_three_and_names_the_nearest_miss(edgeml: 
     assert edgeml("registry", "list", "--json").json == []
 
 
-def test_a_deploy_without_a_server_says_how_to_start_one(edgeml: Command, bundle: Path) -> None:
-    said = edgeml("deploy", "small", "--to", "all")
+def test_a_deploy_without_a_server_says_how_to_start_one(home: Path) -> None:
+    said = command_in(home)("deploy", "small", "--to", "all")
     assert said.code == 4 and "edgeml server" in said.error
 
 
@@ -132,8 +141,8 @@ def test_a_server_without_a_broker_ends_with_the_way_out(edgeml: Command) -> Non
     assert said.code == 4 and "127.0.0.1:9" in said.error and "edgeml broker" in said.error
 
 
-def test_an_unknown_release_lists_the_known(edgeml: Command, bundle: Path) -> None:
-    said = edgeml("registry", "show", "smal")
+def test_an_unknown_release_lists_the_known(home: Path) -> None:
+    said = command_in(home)("registry", "show", "smal")
     assert said.code == 1 and "small" in said.error
 
 

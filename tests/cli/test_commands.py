@@ -2,35 +2,77 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import json
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.cli.conftest import Command
+from tests.cli.conftest import Command, command_in
 from tests.networks import an_mlp
 
 
-@pytest.fixture
-def penguins(edgeml: Command, real_data: Callable[[str], Path], tmp_path: Path) -> Path:
-    """A project over real rows, categories and missing values, written by `edgeml init`."""
-    table = tmp_path / "penguins.csv.gz"
+def a_project(home: Path, real_data: Callable[[str], Path]) -> Path:
+    """Return a project over real rows, categories and missing values, written by `edgeml init`."""
+    table = home / "penguins.csv.gz"
     table.write_bytes(gzip.compress(real_data("penguins/penguins.csv").read_bytes()))
-    said = edgeml("init", tmp_path / "penguins", "--from", table, "--target", "species")
+    said = command_in(home)("init", home / "penguins", "--from", table, "--target", "species")
     assert said.code == 0, said.err
-    return tmp_path / "penguins"
+    return home / "penguins"
 
 
-def test_from_a_table_to_predictions(edgeml: Command, penguins: Path, real_data: Callable[[str], Path]) -> None:
-    built = edgeml("build", penguins, "--json")
-    assert built.code == 0, built.err
-    summary = built.json
+@pytest.fixture
+def penguins(real_data: Callable[[str], Path], tmp_path: Path) -> Path:
+    return a_project(tmp_path, real_data)
+
+
+@dataclass(frozen=True)
+class Built:
+    """The penguins, built once for every test that goes on from there."""
+
+    home: Path
+    first: Any  # what the build said to programs
+
+    @property
+    def edgeml(self) -> Command:
+        return command_in(self.home)
+
+    @property
+    def project(self) -> Path:
+        return self.home / "penguins"
+
+    @contextlib.contextmanager
+    def changed(self, change: Callable[[str], str]) -> Iterator[None]:
+        """Change the project's file for a while."""
+        file = self.project / "edgeml.yaml"
+        before = file.read_text(encoding="utf-8")
+        assert change(before) != before
+        file.write_text(change(before), encoding="utf-8")
+        yield
+        file.write_text(before, encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def built(real_data: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Built:
+    home = tmp_path_factory.mktemp("home")
+    said = command_in(home)("build", a_project(home, real_data), "--json")
+    assert said.code == 0, said.err
+    return Built(home, said.json)
+
+
+def test_from_a_table_to_predictions(built: Built, real_data: Callable[[str], Path]) -> None:
+    edgeml, summary = built.edgeml, built.first
     assert summary["metrics"]["test"]["accuracy"] > 0.93
     assert {"fp32"} <= {variant["name"] for variant in summary["variants"]}
     assert all(variant["parity"]["label_flips"] == 0 for variant in summary["variants"] if variant["name"] == "fp32")
@@ -50,24 +92,21 @@ def test_from_a_table_to_predictions(edgeml: Command, penguins: Path, real_data:
     assert verdict.json["variants"][0]["metrics"]["accuracy"] == pytest.approx(right)
 
 
-def test_a_second_build_answers_from_the_first(edgeml: Command, penguins: Path) -> None:
-    first, second = edgeml("build", penguins, "--json").json, edgeml("build", penguins, "--json").json
+def test_a_second_build_answers_from_the_first(built: Built) -> None:
+    known = built.edgeml("registry", "list", "--json").json
+    second = built.edgeml("build", built.project, "--json").json
     assert second.pop("cached") is True
-    assert second == first
-    shown = edgeml("registry", "list", "--json").json
-    assert [row["release"] for row in shown] == [first["release"]]
+    assert second == built.first
+    assert built.edgeml("registry", "list", "--json").json == known
+    assert built.first["release"] in [row["release"] for row in known]
 
 
-def test_a_changed_option_makes_a_new_run_but_no_new_training(edgeml: Command, penguins: Path) -> None:
-    first = edgeml("build", penguins, "--json").json
-    file = penguins / "edgeml.yaml"
-    file.write_text(
-        file.read_text(encoding="utf-8").replace("max_accuracy_drop: 0.01", "max_accuracy_drop: 0.5"), "utf-8"
-    )
-    second = edgeml("build", penguins, "--json").json
-    assert second["run"] != first["run"]
-    assert second["lineage"]["fitted"] == first["lineage"]["fitted"]
-    assert second["timings_s"]["train"] < first["timings_s"]["train"]
+def test_a_changed_option_makes_a_new_run_but_no_new_training(built: Built) -> None:
+    with built.changed(lambda text: text.replace("max_accuracy_drop: 0.01", "max_accuracy_drop: 0.5")):
+        second = built.edgeml("build", built.project, "--json").json
+    assert second["run"] != built.first["run"]
+    assert second["lineage"]["fitted"] == built.first["lineage"]["fitted"]
+    assert second["timings_s"]["train"] < built.first["timings_s"]["train"]
 
 
 def test_only_stops_after_the_stage(edgeml: Command, penguins: Path) -> None:
@@ -104,8 +143,8 @@ def test_a_finished_scikit_learn_model_compiles(edgeml: Command, tmp_path: Path)
     assert "ships as fp32" in said.json["skipped"][0]["reason"]
 
 
-def test_bench_and_devices_speak_to_programs(edgeml: Command, penguins: Path) -> None:
-    bundle = edgeml("build", penguins, "--json").json["bundle"]
+def test_bench_and_devices_speak_to_programs(built: Built) -> None:
+    edgeml, bundle = built.edgeml, built.first["bundle"]
     found = edgeml("bench", bundle, "--device", "raspberry-pi-zero-2w", "--seconds", "0.2", "--json").json
     assert found["board"] == "raspberry-pi-zero-2w"
     assert found["measured"]["p50_ms"] <= found["measured"]["p90_ms"] <= found["measured"]["p99_ms"]
@@ -133,8 +172,9 @@ def test_a_board_is_made_of_a_device_s_own_report_and_predicted_for(edgeml: Comm
     assert len(every) >= 15
 
 
-def test_people_get_a_table_and_the_verdict(edgeml: Command, penguins: Path) -> None:
-    said = edgeml("build", penguins)
+def test_people_get_a_table_and_the_verdict(built: Built) -> None:
+    edgeml = built.edgeml
+    said = edgeml("build", built.project)
     assert said.code == 0
     assert "raspberry-pi-4: " in said.out and "fp32" in said.out and "report" in said.out
     assert said.out.strip().splitlines()[-1].split()[-1].endswith("report.html")
@@ -142,12 +182,6 @@ def test_people_get_a_table_and_the_verdict(edgeml: Command, penguins: Path) -> 
 
 
 def test_ctrl_c_leaves_nothing_half_written(edgeml: Command, penguins: Path, tmp_path: Path) -> None:
-    import os
-    import signal
-    import subprocess
-    import sys
-    import time
-
     environment = {**os.environ, "EDGEML_REGISTRY": str(tmp_path / "registry")}
     child = subprocess.Popen(
         [sys.executable, "-m", "edgeml", "build", str(penguins)], stderr=subprocess.PIPE, env=environment, text=True
@@ -160,27 +194,24 @@ def test_ctrl_c_leaves_nothing_half_written(edgeml: Command, penguins: Path, tmp
     assert edgeml("build", penguins).code == 0
 
 
-def test_a_board_calibrated_after_a_build_makes_the_next_one_choose_anew(
-    edgeml: Command, penguins: Path, tmp_path: Path
-) -> None:
-    board = next(iter(edgeml("build", penguins, "--json").json["devices"]))
-    (tmp_path / "own-devices").mkdir(exist_ok=True)
-    (tmp_path / "own-devices" / f"{board}.calibration.json").write_text('{"schema": 0}')  # what no build may swallow
-    said = edgeml("build", penguins)
+def test_a_board_calibrated_after_a_build_makes_the_next_one_choose_anew(built: Built, tmp_path: Path) -> None:
+    board = next(iter(built.first["devices"]))
+    (tmp_path / f"{board}.calibration.json").write_text('{"schema": 0}')  # what no build may swallow
+    said = command_in(built.home, EDGEML_DEVICES=tmp_path)("build", built.project)
     assert said.code == 1
     assert "calibrate again" in said.err
 
 
-def test_a_numpy_program_is_built_proven_and_run_like_any_variant(edgeml: Command, penguins: Path) -> None:
-    config = penguins / "edgeml.yaml"
-    config.write_text(config.read_text() + "\ncompile: {precisions: [fp32, numpy]}\n", encoding="utf-8")
-    built = edgeml("build", penguins, "--json")
-    assert built.code == 0, built.err
-    (program,) = [variant for variant in built.json["variants"] if variant["name"] == "numpy"]
+def test_a_numpy_program_is_built_proven_and_run_like_any_variant(built: Built) -> None:
+    edgeml = built.edgeml
+    with built.changed(lambda text: f"{text}\ncompile: {{precisions: [fp32, numpy]}}\n"):
+        said = edgeml("build", built.project, "--json")
+    assert said.code == 0, said.err
+    (program,) = [variant for variant in said.json["variants"] if variant["name"] == "numpy"]
     assert program["verdict"] == "pass" and program["parity"]["label_flips"] == 0
     assert program["path"].endswith("numpy.program") and Path(program["path"]).read_bytes().startswith(b"EDGEMLP")
-    assert "numpy" not in {board["variant"] for board in built.json["devices"].values()}
-    verified = edgeml("verify", built.json["bundle"], "--json").json
+    assert "numpy" not in {board["variant"] for board in said.json["devices"].values()}
+    verified = edgeml("verify", said.json["bundle"], "--json").json
     assert {variant["name"] for variant in verified["variants"]} == {"fp32", "numpy"} and verified["verdict"] == "pass"
-    found = edgeml("bench", built.json["bundle"], "--variant", "numpy", "--seconds", "0.1", "--json").json
+    found = edgeml("bench", said.json["bundle"], "--variant", "numpy", "--seconds", "0.1", "--json").json
     assert found["measured"]["p50_ms"] > 0 and found["predicted"] is None

@@ -61,8 +61,11 @@ FILES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
 }
 
 
+QUICK = ("model.onnx", "model.keras", "model.joblib")  # what the others hold is read in tests/convert, too
+
+
 @pytest.mark.extras
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in FILES])
 def test_each_kind_of_file_compiles_with_one_command(name: str, edgeml: Command, tmp_path: Path) -> None:
     save, words = FILES[name]
     save(tmp_path / name)

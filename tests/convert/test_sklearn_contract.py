@@ -13,7 +13,12 @@ ROW = re.compile(r"^\| (?P<name>[^|]+) \| [^|]+ \| (?P<result>exact|refused) \| 
 TOLD = {found["name"]: found for found in ROW.finditer(PAGE.read_text())}
 
 
-@pytest.mark.parametrize("name", [*names(), *VARIANTS])
+LONG = ("QuantileTransformer",)  # half a minute
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in LONG else ()) for n in (*names(), *VARIANTS)]
+)
 def test_it_converts_exactly_or_is_refused_as_the_page_says(name):
     found = outcome_of(variant(name) if name in VARIANTS else fitted(name))
     assert name in TOLD, f"{name} is not on the page: write it anew"

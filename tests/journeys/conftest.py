@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +18,8 @@ from edgeml.demo.agents import Agent, Process, wait_until
 from edgeml.registry import Registry
 from edgeml.transport.broker import Broker, find_mosquitto, start_broker
 
-KINDS = ["mosquitto", "embedded"]
+# the broker of each journey; with mosquitto here, the embedded one runs the same stories among the slow tests
+KINDS = ["mosquitto", pytest.param("embedded", marks=pytest.mark.slow)] if find_mosquitto() else ["embedded"]
 
 
 @dataclass
@@ -69,12 +71,18 @@ class Fleet:
         return found.reported.running if found.reported else None
 
 
+@pytest.fixture
+def beginning() -> Path | None:
+    """The folder of a registry that the fleet begins with, if any."""
+    return None
+
+
 @pytest.fixture(params=KINDS)
-def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fleet]:
-    if request.param == "mosquitto" and find_mosquitto() is None:
-        pytest.skip("mosquitto is not installed here (apt install mosquitto): the embedded broker runs the same story")
+def fleet(request: pytest.FixtureRequest, tmp_path: Path, beginning: Path | None) -> Iterator[Fleet]:
     with contextlib.ExitStack() as stack:
         broker = stack.enter_context(start_broker(kind=request.param))
+        if beginning:
+            shutil.copytree(beginning, tmp_path / "registry")
         registry = Registry.open(tmp_path / "registry")
         stack.callback(registry.close)
         yield Fleet(tmp_path, registry, broker, stack)

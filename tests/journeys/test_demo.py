@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeml.transport.broker import find_mosquitto
+from tests.journeys.conftest import KINDS
 
 pytestmark = pytest.mark.journey
 
@@ -42,10 +42,8 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("broker", ["mosquitto", "embedded"])
+@pytest.mark.parametrize("broker", KINDS)
 def test_the_demo_ends_with_a_better_model_on_every_agent(tmp_path: Path, broker: str) -> None:
-    if broker == "mosquitto" and find_mosquitto() is None:
-        pytest.skip("mosquitto is not installed here (apt install mosquitto): the embedded broker runs the same story")
     folder = tmp_path / "demo"
     child = start(folder, "--broker", broker, "--json")
     out, said = child.communicate(timeout=240)
@@ -79,7 +77,7 @@ def interrupted(child: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("after_s", [2.0, 9.0])
+@pytest.mark.parametrize("after_s", [2.0, pytest.param(9.0, marks=pytest.mark.slow)])
 def test_ctrl_c_ends_everything_the_demo_started(tmp_path: Path, after_s: float) -> None:
     folder = tmp_path / "demo"
     child = start(folder)

@@ -3,30 +3,47 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edgeml.demo.digits import deal
+from edgeml.demo.digits import Share, deal
 from tests.journeys.conftest import Fleet
 
 pytestmark = pytest.mark.journey
+Shares = tuple[Share, list[Share]]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Shares]:
+    """A registry with the first release of the demo's digits, and the rows held back: to test, and for each agent."""
+    folder = tmp_path_factory.mktemp("digits")
+    shares = deal(folder / "project", agents=3)
+    project = folder / "project/edgeml.yaml"
+    text = project.read_text(encoding="utf-8").replace("search: {", "search: {trials: 1, folds: 2, ")
+    project.write_text(text, encoding="utf-8")
+    environment = {**os.environ, "EDGEML_REGISTRY": str(folder / "registry")}
+    command = [sys.executable, "-m", "edgeml", "build", str(folder / "project")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder / "registry", shares
 
 
 @pytest.fixture
-def shares(fleet: Fleet):  # type: ignore[no-untyped-def]
-    """The demo's digits, with their first release in the fleet's registry."""
-    test, agents = deal(fleet.folder / "project", agents=3)
-    project = fleet.folder / "project/edgeml.yaml"
-    text = project.read_text(encoding="utf-8").replace("search: {", "search: {trials: 1, folds: 2, ")
-    project.write_text(text, encoding="utf-8")
-    done = fleet.edgeml("build", fleet.folder / "project", "--json")
-    assert done.returncode == 0, done.stderr
-    return test, agents
+def beginning(built: tuple[Path, object]) -> Path:
+    return built[0]
 
 
-def test_a_release_is_shipped_served_and_improved_on_the_devices(fleet: Fleet, shares) -> None:  # type: ignore[no-untyped-def]
+@pytest.fixture
+def shares(built: tuple[Path, Shares]) -> Shares:
+    return built[1]
+
+
+def test_a_release_is_shipped_served_and_improved_on_the_devices(fleet: Fleet, shares: Shares) -> None:
     test, held = shares
     fleet.serve()
     agents = [fleet.join(f"dev-{k}") for k in range(3)]
@@ -76,7 +93,7 @@ def test_a_release_is_shipped_served_and_improved_on_the_devices(fleet: Fleet, s
     )
 
 
-def test_a_deploy_to_nobody_lists_who_is_there(fleet: Fleet, shares) -> None:  # type: ignore[no-untyped-def]
+def test_a_deploy_to_nobody_lists_who_is_there(fleet: Fleet) -> None:
     fleet.serve()
     fleet.join("dev-a", "raspberry-pi-5")
     done = fleet.edgeml("deploy", "digits", "--to", "board:raspberry-pi-4")
@@ -85,7 +102,7 @@ def test_a_deploy_to_nobody_lists_who_is_there(fleet: Fleet, shares) -> None:  #
     assert done.returncode == 1 and "dev-a" in done.stderr
 
 
-def test_a_federation_without_samples_ends_with_reasons_and_hangs_nobody(fleet: Fleet, shares) -> None:  # type: ignore[no-untyped-def]
+def test_a_federation_without_samples_ends_with_reasons_and_hangs_nobody(fleet: Fleet) -> None:
     fleet.serve()
     fleet.join("dev-0")
     assert fleet.edgeml("deploy", "digits", "--to", "all", "--wait").returncode == 0
@@ -95,7 +112,7 @@ def test_a_federation_without_samples_ends_with_reasons_and_hangs_nobody(fleet: 
 
 
 @pytest.mark.fault
-def test_a_server_that_is_killed_goes_on_where_it_was(fleet: Fleet, shares) -> None:  # type: ignore[no-untyped-def]
+def test_a_server_that_is_killed_goes_on_where_it_was(fleet: Fleet) -> None:
     server = fleet.serve()
     fleet.join("dev-0")
     server._child.kill()

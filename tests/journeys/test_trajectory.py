@@ -7,15 +7,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks.federated_round import GOAL_DIFFERENCE, differences, federate, fp32_graph
-from edgeml.transport.broker import find_mosquitto
+from tests.journeys.conftest import KINDS
 
 pytestmark = pytest.mark.journey
 
 
-@pytest.mark.parametrize("broker", ["mosquitto", "embedded"])
+@pytest.mark.parametrize("broker", KINDS)
 def test_three_rounds_over_mqtt_equal_numpy(tmp_path: Path, broker: str) -> None:
-    if broker == "mosquitto" and find_mosquitto() is None:
-        pytest.skip("mosquitto is not installed here (apt install mosquitto): the embedded broker runs the same story")
     run = federate(tmp_path, rounds=4, kind=broker)
     found = differences(run, fp32_graph(tmp_path / "registry"))
     assert len(found) == 3
