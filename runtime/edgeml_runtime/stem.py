@@ -8,6 +8,7 @@ so its pages stay the agent's own. A child is there within milliseconds and hold
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import importlib
 import json
@@ -126,6 +127,7 @@ def _wait_for_requests(door: socket.socket, agent: int, work: Work) -> NoReturn:
                     door.close()
                     die_with(stem)
                     _become(work, request["start"], files)
+                os.setpgid(told, told)  # before the answer: the agent may kill the group at once
                 for file in files:
                     os.close(file)
             else:
@@ -146,14 +148,17 @@ def _become(work: Work, arguments: Sequence[str], files: Sequence[int]) -> NoRet
     """Be the child: do the work between these three files, and end as a process of its own would."""
     code = 1
     try:
+        os.setpgid(0, 0)  # the stem says so too; who comes first is not known
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
-        os.setsid()
         rename("edgeml-child")
-        for place, file in enumerate(files):
+        moved = [fcntl.fcntl(file, fcntl.F_DUPFD, len(files)) for file in files]  # out of the way of their places
+        for file in files:
+            os.close(file)
+        for place, file in enumerate(moved):
             os.dup2(file, place)
             os.close(file)
-        sys.stdin = os.fdopen(0)  # the agent's own may have been closed
+        sys.stdin, sys.stderr = os.fdopen(0), os.fdopen(2, "w", 1)  # the agent's own may have been closed
         work(arguments)
         code = 0
     except BaseException:  # there is nobody above; the agent reads the last line of it

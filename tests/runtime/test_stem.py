@@ -43,9 +43,10 @@ def say(to, line):
 """
 
 
-def told(program: str, *arguments: object) -> Any:
-    """Return what `program` leaves in its dictionary `told`."""
+def told(program: str, *arguments: object, closing: str = "") -> Any:
+    """Return what `program` leaves in its dictionary `told`, started with the standard files that a shell closes."""
     command = [sys.executable, "-c", program + "\nprint(json.dumps(told))", *map(str, arguments)]
+    command = ["sh", "-c", f'exec "$0" "$@" {closing}', *command]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -69,6 +70,30 @@ told["loads"] = [loads("json"), loads("no_such_module")]
     assert found["loads"] == [True, False]
     said = (tmp_path / "errors").read_text(encoding="utf-8")
     assert said.count("begun in") == 3 and said.splitlines()[-1] == "RuntimeError: as it was told"
+
+
+def test_a_child_can_be_killed_with_its_group_as_soon_as_it_is_known(tmp_path: Path) -> None:
+    program = """
+told["ends"] = []
+for _ in range(100):
+    one = child()
+    os.killpg(one.pid, signal.SIGKILL)
+    told["ends"].append(one.wait())
+    one.stdin.close(), one.stdout.close()
+"""
+    assert told(ECHO + program, tmp_path / "errors")["ends"] == [-9] * 100
+
+
+@pytest.mark.parametrize("closing", ["<&-", "<&- 2>&-"], ids=["input", "input and errors"])
+def test_an_agent_without_standard_files_has_children_all_the_same(tmp_path: Path, closing: str) -> None:
+    program = """
+one, two = child("a"), child("b")
+told["answers"] = [say(one, b"x\\n"), say(two, b"y\\n"), say(one, b"z\\n")]
+one.stdin.close()
+told["ended"] = one.wait()
+"""
+    found = told(ECHO + program, tmp_path / "errors", closing=closing)
+    assert found == {"answers": ["a x\n", "b y\n", "a z\n"], "ended": 0}, (tmp_path / "errors").read_text()
 
 
 def test_a_stem_that_is_killed_takes_its_children_along_and_starts_no_more(tmp_path: Path) -> None:
@@ -144,6 +169,24 @@ def test_without_its_stem_an_agent_starts_the_child_as_a_program(state: Path) ->
     good = second_moments(WIDTH), 20.0
     found = told(TASKS, state, orders(state, good, good), "kill the stem after the first")
     assert found["names"][0] == "edgeml-child" and found["names"][1].startswith("python")
+
+
+RACED = """
+import time
+task, told["ends"] = from_plain(Order, json.loads(sys.argv[2])[0][0]), []
+for turn in range(30):
+    child = TaskChild(state, memory=900 << 20, stem=stem)
+    process = child._ready()
+    child._busy = turn % 2 == 1  # as while it runs
+    child.close()
+    told["ends"].append(process.wait())
+"""
+
+
+def test_a_task_that_is_stopped_as_it_begins_is_gone(state: Path) -> None:
+    good = second_moments(WIDTH), 20.0
+    ends = told(TASKS.split("for order,")[0] + RACED, state, orders(state, good))["ends"]
+    assert ends == [-9] * 30
 
 
 IDLE = """
