@@ -261,9 +261,10 @@ def _examples(state: Path) -> dict[str, np.ndarray]:
 
 def _rows(samples: Samples, order: Order, *, labelled: bool) -> tuple[Rows, dict[str, float]]:
     """Return the rows a task may see, and how many are held out of it; raise TaskRefused when they are too few."""
-    part, every = holdout.part_of(order.kind, order.held_out), samples.labelled()
+    part = holdout.part_of(order.kind, order.held_out)
     rows: Rows = samples.rows(part=part) if labelled else (samples.inputs(part=part), None)
-    needed, aside = order.min_rows, every - samples.labelled(part)
+    others = holdout.Part(0.0, part.low), holdout.Part(part.high, 1.0)  # counted themselves: labels come meanwhile
+    needed, aside = order.min_rows, sum(map(samples.labelled, others))
     if (count := task.count(rows)) < needed:
         few = holdout.too_few(count, needed, order.kind, aside=aside)
         raise TaskRefused(few if labelled else f"{count} rows, and {needed} are needed")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,10 @@ from edgeml_runtime.config import BLOBS, SAMPLES, TASKS
 from edgeml_runtime.errors import TaskRefused
 from edgeml_runtime.ledger import Ledger
 from edgeml_runtime.samples import Samples
-from edgeml_runtime.task_child import LOG, Order, Ran, TaskChild, perform
+from edgeml_runtime.task_child import LOG, Order, Ran, TaskChild, _rows, perform
 from edgeml_runtime.wire import blocks, tensors
+from edgeml_runtime.wire.holdout import EVERY, Part, places
+from edgeml_runtime.wire.tasks import HELD_OUT
 from tests.runtime.graphs import FLOAT, INT64
 from tests.runtime.test_agent_rounds import softmax_regression
 from tests.runtime.test_task import second_moments
@@ -336,6 +340,30 @@ def test_functions_of_its_own_are_refused(state: Path) -> None:
     model = onnx.load_model_from_string(second_moments(WIDTH))
     model.functions.append(helper.make_function("mine", "F", ["a"], ["b"], [node("Identity", ["a"], ["b"])], []))
     refused(state, perform(state, an_order(state, model.SerializeToString())), "functions of its own")
+
+
+class LabelledMeanwhile(Samples):
+    """Rows of which one more, to learn from, is given its label whenever the labelled ones are counted."""
+
+    def labelled(self, part: Part = EVERY) -> int:
+        count = super().labelled(part)
+        self.add({"numeric": LEARNED[count % len(LEARNED)]}, target=1, now=2.0)
+        return count
+
+
+DRAWN = np.random.default_rng(5).normal(size=(400, WIDTH)).astype(np.float32)
+LEARNED = DRAWN[places({"numeric": DRAWN}) >= 0.2]
+
+
+def test_labels_that_come_while_rows_are_counted_do_not_change_how_many_are_held_out(state: Path) -> None:
+    with contextlib.closing(LabelledMeanwhile(state / SAMPLES)) as samples:
+        held_out = samples.labelled(Part(0.0, 0.2))
+        graph = softmax_regression()
+        training = replace(an_order(state, graph, "training"), held_out=0.2)
+        assert held_out and _rows(samples, training, labelled=True)[1] == {HELD_OUT: float(held_out)}
+        drift = replace(training, kind="drift", min_rows=10**6)
+        with pytest.raises(TaskRefused, match=r"^\d+ labelled rows, and 1000000 are needed"):
+            _rows(samples, drift, labelled=True)
 
 
 def test_the_owner_may_allow_fewer_operators(state: Path) -> None:
