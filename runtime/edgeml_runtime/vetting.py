@@ -8,11 +8,13 @@ made-up rows, and the owner's policy (`templates`, `task_keys`, clipping and noi
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from edgeml_runtime.errors import TaskRefused
 from edgeml_runtime.graph_walk import Constant, Node, Outline, outline
+from edgeml_runtime.session import VERSION
 
 MAX_TRIPS = 10_000_000  # of a loop whose count is written in the file; one that is computed is bounded by time
 MAX_ELEMENTS = 1 << 26  # of a tensor whose size is written in the file: 256 MB of float32
@@ -29,8 +31,8 @@ _REDUCTION = (
 )
 _LAYER = (
     "Attention AveragePool BatchNormalization Conv ConvInteger ConvTranspose DeformConv Det Dropout Einsum GRU "
-    "Gemm GlobalAveragePool GlobalLpPool GlobalMaxPool GroupNormalization InstanceNormalization LRN LSTM "
-    "LayerNormalization LpNormalization LpPool MatMul MatMulInteger MaxPool MeanVarianceNormalization "
+    "Gemm GlobalAveragePool GlobalLpPool GlobalMaxPool GridSample GroupNormalization InstanceNormalization LRN LSTM "
+    "LayerNormalization LpNormalization LpPool MatMul MatMulInteger MaxPool MaxUnpool MeanVarianceNormalization "
     "NegativeLogLikelihoodLoss RMSNormalization RNN RotaryEmbedding SoftmaxCrossEntropyLoss"
 )
 _MOVEMENT = (
@@ -52,6 +54,8 @@ OPERATORS: frozenset[str] = frozenset(
     " ".join((_ARITHMETIC, _REDUCTION, _LAYER, _MOVEMENT, _INTEGER, _SIGNAL, _TEXT, _CONTROL)).split()
 ) | {f"ai.onnx.ml:{name}" for name in _ML.split()}
 
+SINCE = {"GridSample": (1, 26)}  # onnxruntime that keeps it within its image; older ones reflect far places anywhere
+
 
 @dataclass(frozen=True)
 class Allowed:
@@ -59,6 +63,7 @@ class Allowed:
 
     operators: Collection[str] = OPERATORS  # those of other domains than ai.onnx as "domain:name"
     constants: int = 32 << 20  # all together
+    engine: str = VERSION  # of the onnxruntime that will run it
 
 
 def vet(data: bytes, allowed: Allowed) -> Outline:
@@ -69,6 +74,11 @@ def vet(data: bytes, allowed: Allowed) -> Outline:
     for node in found.nodes:
         if (name := full_name(node)) not in allowed.operators:
             raise TaskRefused(f"the task uses the operator {name}, which is not on this device's list")
+        if (since := SINCE.get(name, ())) > tuple(map(int, re.findall(r"\d+", allowed.engine)[:2])):
+            raise TaskRefused(
+                f"the task uses the operator {name}, which reads outside its inputs before onnxruntime "
+                f"{'.'.join(map(str, since))}; {allowed.engine or 'none'} is here: upgrade it"
+            )
     _check_constants(found.constants, allowed.constants)
     _check_loops(found)
     return found
@@ -106,7 +116,7 @@ def _check_loops(found: Outline) -> None:
                 raise TaskRefused("the task has a Loop without a trip count: it could run for ever")
             if (count := _largest(numbers.get(trips, ()))) > MAX_TRIPS:
                 raise TaskRefused(f"the task has a Loop of {count:,} turns; {MAX_TRIPS:,} are allowed")
-        at = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1}.get(node.operator, -1)
+        at = {"ConstantOfShape": 0, "Expand": 1, "MaxUnpool": 2, "Tile": 1}.get(node.operator, -1)
         shape = numbers.get(node.inputs[at], ()) if 0 <= at < len(node.inputs) else ()
         if (size := _largest(shape)) > MAX_ELEMENTS:
             raise TaskRefused(f"the task makes a tensor of {size:,} elements; {MAX_ELEMENTS:,} are allowed")

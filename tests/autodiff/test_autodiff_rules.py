@@ -13,10 +13,11 @@ from edgeml.autodiff.builder import GraphBuilder
 from edgeml.autodiff.rules import REFUSED, vjp
 from edgeml.errors import UnsupportedModel
 from edgeml_runtime.session import ModelRefused, Session
+from edgeml_runtime.vetting import Allowed, vet
 from tests.autodiff.case import Case, ints, normal, positive
 from tests.autodiff.cases import CASES, FLAT_CASES
 from tests.autodiff.cases_turns import MAPPED, reading, scans
-from tests.autodiff.graphs import a_model, gradient_model
+from tests.autodiff.graphs import a_model, gradient_graph, gradient_model
 
 EVERY_CASE = [(op_type, i) for op_type, cases in CASES.items() for i in range(len(cases))]
 
@@ -67,6 +68,15 @@ def check(op_type: str, case: Case, *, dtype: type, symbolic: bool, opset: int) 
         assert exact[f"d.{name}"].shape == slope.shape
         assert exact[f"d.{name}"].dtype == feeds[name].dtype
         np.testing.assert_allclose(exact[f"d.{name}"], slope, rtol=tolerance, atol=tolerance * (1 + abs(slope).max()))
+
+
+@pytest.mark.parametrize("op_type", CASES)
+def test_devices_run_what_the_rules_write_and_what_they_are_for(op_type: str) -> None:
+    for case in CASES[op_type]:
+        for opset in case.opsets:
+            model = a_model(op_type, case, dtype=np.float32, symbolic=True, opset=opset)
+            for graph in (model, gradient_graph(model, list(case.inputs), np.ones(1, np.float32))):
+                vet(graph.SerializeToString(), Allowed())
 
 
 def test_a_missing_rule_names_the_operator_the_node_and_the_file_to_edit() -> None:

@@ -89,6 +89,27 @@ def test_a_damaged_graph_is_read_or_refused_and_nothing_else(index: int, at: flo
         vet(damaged, Allowed())
 
 
+def a_task(operator: str, *inputs: str, sizes: tuple[int, ...] = ()) -> bytes:
+    constant = numpy_helper.from_array(np.array(sizes, np.int64), "sizes")
+    graph = helper.make_graph([helper.make_node(operator, inputs, ["y"])], "g", [], [], [constant])
+    return bytes(helper.make_model(graph).SerializeToString())
+
+
+@pytest.mark.parametrize("engine", ["", "1.23.0", "1.25.1"])
+def test_an_operator_that_reads_outside_its_inputs_is_refused_on_the_versions_that_do(engine: str) -> None:
+    with pytest.raises(TaskRefused, match=f"GridSample, which reads outside .* 1.26; {engine or 'none'} is here"):
+        vet(a_task("GridSample", "x", "grid"), Allowed(engine=engine))
+    for later in ("1.26.0", "1.32.0", "2.0"):
+        vet(a_task("GridSample", "x", "grid"), Allowed(engine=later))
+    vet(a_task("MaxUnpool", "x", "i"), Allowed(engine=engine))
+
+
+def test_a_written_size_to_unpool_to_is_bounded() -> None:
+    vet(a_task("MaxUnpool", "x", "i", "sizes", sizes=(1, 1, 1 << 13, 1 << 13)), Allowed())
+    with pytest.raises(TaskRefused, match="134,217,728 elements; 67,108,864 are allowed"):
+        vet(a_task("MaxUnpool", "x", "i", "sizes", sizes=(1, 1, 1 << 14, 1 << 13)), Allowed())
+
+
 def test_the_list_names_operators_that_exist_and_gives_nothing_by_chance() -> None:
     known = {schema.name if not schema.domain else f"{schema.domain}:{schema.name}" for schema in all_schemas()}
     assert known >= OPERATORS
