@@ -13,7 +13,8 @@ import dataclasses
 import hashlib
 import logging
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +30,17 @@ from edgeml_runtime.samples import Samples
 from edgeml_runtime.serving import Loaded, Personal, answers, load
 from edgeml_runtime.session import Session
 from edgeml_runtime.slots import Slot
+from edgeml_runtime.wire.holdout import Part
 from edgeml_runtime.wire.manifest import LABEL, PREDICTION, Blob, Manifest, ReleaseVariant
 
 FLOAT = "fp32"  # the variant whose weights have the names and the type that training knows
-MOST_ROWS, AT_ONCE = 2000, 250  # newest labelled rows to judge by, and how many in one run
+MOST_ROWS, AT_ONCE = 2000, 10  # labelled rows to judge by, and how many in one run
+PARTS, PIECE_BYTES = 8, 4 << 20  # so many pieces they are read in, and the size of the largest in memory
+TEXT_BYTES = 64  # of a word among them, about
+JUDGE_S = 5.0  # seconds of judging, at most: at a start nothing answers before
 MOST_DEATHS = 2  # of the agent while it tried them
 NOTED_S = 86_400.0  # how often a model that answers is noted as in use
+_METRICS = {"classification": (LABEL, "accuracy"), "regression": (PREDICTION, "rmse")}  # of the answer with this name
 Rows = tuple[Mapping[str, np.ndarray], np.ndarray]
 
 log = logging.getLogger(__name__)
@@ -140,41 +146,63 @@ class OwnModels:
 
     def _judged(self, released: Loaded, session: Session) -> Personal:
         """Return what this device's own labelled rows say of both."""
-        inputs, targets = self._samples.rows(MOST_ROWS) if self._samples else ({}, np.empty(0))
-        if (count := len(targets)) < self._policy.min_rows:
-            raise ModelRefused(f"{count} labelled rows to judge it on, and {self._policy.min_rows} are needed")
-        metric, own = score(session, released.manifest, (inputs, targets))
-        _, other = score(released.session, released.manifest, (inputs, targets))
+        samples, needed = self._samples, max(1, self._policy.min_rows)
+        if samples is None or (count := samples.labelled()) < needed:
+            raise ModelRefused(f"{count if samples else 0} labelled rows to judge it on, and {needed} are needed")
+        output, metric = _METRICS.get(released.manifest.task, ("", ""))
+        until, done, sums = time.monotonic() + JUDGE_S, 0, np.zeros(2)
+        for rows in batches(samples):
+            sums += [_score(one, output, rows) for one in (session, released.session)]
+            done += len(rows[1])
+            if time.monotonic() >= until:
+                break
+        if done < needed:
+            raise ModelRefused(f"{done} of {count} labelled rows were judged in {JUDGE_S:g} s, and {needed} are needed")
+        own, other = (sums / done if output == LABEL else np.sqrt(sums / done)).tolist()
         gain = own - other if metric == "accuracy" else other - own
-        compared = f"{metric} {own:.4g} with its own tensors, {other:.4g} without, on {count} rows of its own"
+        compared = f"{metric} {own:.4g} with its own tensors, {other:.4g} without, on {done} rows of its own"
         better = gain >= 0
         return Personal(
             serves=better,
             reason=compared if better else f"worse: {compared}",
             metric=metric,
-            own=own,
-            released=other,
-            gain=gain,
-            rows=count,
+            own=_finite(own),
+            released=_finite(other),
+            gain=_finite(gain),
+            rows=done,
         )
 
 
-def score(session: Session, manifest: Manifest, rows: Rows) -> tuple[str, float]:
-    """Return accuracy (classes) or rmse (numbers) of `session` on labelled rows; raise ModelRefused without either."""
+def batches(samples: Samples) -> Iterator[Rows]:
+    """Yield labelled rows, AT_ONCE at a time and MOST_ROWS in all, the newest of each of PARTS parts.
+
+    Only one part is in memory, and of that not more than PIECE_BYTES: of large rows fewer are read.
+    """
+    size = sum(math.prod(shape) * (TEXT_BYTES if text else 4) for shape, text in samples.layout().values())
+    most = max(1, min(MOST_ROWS // PARTS, PIECE_BYTES // max(1, size)))
+    for part in range(PARTS):
+        inputs, targets = samples.rows(most, part=Part(part / PARTS, (part + 1) / PARTS))
+        for start in range(0, len(targets), AT_ONCE):
+            some = slice(start, start + AT_ONCE)
+            yield {name: array[some] for name, array in inputs.items()}, targets[some]
+
+
+def _score(session: Session, output: str, rows: Rows) -> float:
+    """Return, summed over `rows`, the right labels or the squared errors of `session`; raise ModelRefused without."""
     inputs, targets = rows
-    wanted = {"classification": LABEL, "regression": PREDICTION}.get(manifest.task, "")
-    parts = []
-    for start in range(0, len(targets), AT_ONCE):
-        found = answers(session, {name: array[start : start + AT_ONCE] for name, array in inputs.items()})
-        if wanted not in found:
-            raise ModelRefused(f"no metric for a {manifest.task} model with the outputs {', '.join(found)}")
-        parts.append(found[wanted].reshape(-1))
-    said = np.concatenate(parts)
+    found = answers(session, inputs)
+    if output not in found:
+        raise ModelRefused(f"no metric for a model with the outputs {', '.join(found)}")
+    said = found[output].reshape(-1)
     if said.shape != targets.shape:
         raise ShapeMismatch(f"{said.size} answers to {targets.size} rows")
-    if wanted == LABEL:
-        return "accuracy", float(np.mean(said == targets))
-    return "rmse", float(np.sqrt(np.mean(np.square(said.astype(np.float64) - targets))))
+    if output == LABEL:
+        return float(np.sum(said == targets))
+    return float(np.sum(np.square(said.astype(np.float64) - targets)))
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
 
 
 def _float(manifest: Manifest) -> ReleaseVariant | None:

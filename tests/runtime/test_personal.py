@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnx import helper
 
-from edgeml_runtime import local, serving
+from edgeml_runtime import local, personal, serving
 from edgeml_runtime import owner as owner_side
 from edgeml_runtime.config import BLOBS, KEPT, PERSONAL, SAMPLES, Config, Policy, enroll
 from edgeml_runtime.errors import MalformedMessage, ModelRefused
@@ -33,7 +35,7 @@ from edgeml_runtime.wire import blocks, signed, tensors, topics
 from edgeml_runtime.wire.messages import Metrics, RunOver, decode
 from edgeml_runtime.wire.plain import to_plain
 from tests.runtime.agent_kit import KEY, AgentProcess, Release, ServerSide, a_release, needs_mosquitto, until
-from tests.runtime.graphs import mlp
+from tests.runtime.graphs import FLOAT, mlp, model
 
 RUN, MOST = "fed-1", 1 << 20
 X = np.random.default_rng(1).normal(size=(60, 64)).astype(np.float32)
@@ -193,6 +195,63 @@ def test_the_owner_decides_and_few_rows_decide_nothing(bench: Bench) -> None:
     assert "the owner's policy" in refused(bench.load(slot, personal=False))
     assert "60 labelled rows to judge it on, and 61 are needed" in refused(bench.load(slot, min_rows=61))
     assert bench.load(slot).released is not None
+
+
+def test_judging_ends_when_its_time_is_over(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.keep(own_head())
+    slot = bench.install(a_personal_release())
+    monkeypatch.setattr(personal, "JUDGE_S", 0.0)
+    found = bench.load(slot, min_rows=5).personal
+    assert found is not None and found.serves and 5 <= found.rows <= personal.AT_ONCE
+    assert "of 60 labelled rows were judged in 0 s, and 11 are needed" in refused(bench.load(slot, min_rows=11))
+
+
+def test_rows_to_judge_by_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples, wide = Samples(tmp_path / "s"), 16_384
+    for i in range(8):
+        made = np.random.default_rng(i).normal(size=(50, wide)).astype(np.float32)
+        samples.add_many({"numeric": made}, targets=list(range(50 * i, 50 * i + 50)), now=0.0)
+    seen = [target for _, targets in personal.batches(samples) for target in targets.tolist()]
+    assert sorted(seen) == list(range(400)), "each row once"
+    monkeypatch.setattr(personal, "PIECE_BYTES", 1 << 20)
+    tracemalloc.start()
+    seen = [target for _, targets in personal.batches(samples) for target in targets.tolist()]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(set(seen)) == len(seen) == 8 * (1 << 20) // (4 * wide)
+    assert peak < 6 << 20 < 400 * 4 * wide // 4, "a piece with its copies, and never all rows (25 MB)"
+
+
+def a_line(*weights: float) -> bytes:
+    w = np.zeros((64, 1), np.float32)
+    w[: len(weights), 0] = weights
+    node = helper.make_node("MatMul", ["numeric", "w"], ["prediction"])
+    answer = ("prediction", FLOAT, ["rows", 1])
+    return model([node], [("numeric", FLOAT, ["rows", 64])], outputs=[answer], weights={"w": w})
+
+
+@pytest.mark.parametrize("infinite", [False, True])
+def test_numbers_are_judged_by_their_error_and_what_is_not_finite_is_none(tmp_path: Path, infinite: bool) -> None:
+    bench = Bench(tmp_path)
+    rows = X * np.float32(2)
+    if infinite:  # 1e39 - 1e39 in float32: infinite or NaN
+        rows[:, :2] = 1e38
+    bench.samples.close()
+    (tmp_path / SAMPLES).unlink()
+    bench.samples = Samples(tmp_path / SAMPLES)
+    bench.samples.add_many({"numeric": rows}, targets=[0.5 + float(one) for one in 10 * X[:, 2]], now=0.0)
+    own = np.zeros((64, 1), np.float32)
+    own[:3, 0] = (10, -10, 5) if infinite else (0, 0, 5)
+    bench.keep({"w": own})
+    made = a_personal_release(data=a_line(0.0, 0.0, 1.0))
+    manifest = dataclasses.replace(made.manifest, task="regression", classes=())
+    release = dataclasses.replace(made, manifest=manifest, envelope=signed.sign(manifest.to_document(), KEY))
+    found = bench.load(bench.install(release)).personal
+    assert found is not None and found.metric == "rmse" and found.serves is not infinite, found
+    if infinite:
+        assert (found.own, found.gain, found.rows) == (None, None, 60) and "worse: rmse" in found.reason
+    else:
+        assert found.own == pytest.approx(0.5, rel=1e-5) and found.gain == found.released - found.own
 
 
 def test_they_outlive_a_release_of_the_same_shapes_and_sit_out_one_of_others(bench: Bench) -> None:
