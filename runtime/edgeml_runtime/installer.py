@@ -146,7 +146,7 @@ class Installer:
     def _begin(self, phase: Phase, assignment: Assignment) -> None:
         now, tag = time.monotonic(), _tag(phase, assignment)
         match phase:
-            case Phase.MANIFEST if self._serves(assignment):
+            case Phase.MANIFEST if self._serves(assignment) and not self._lacks_own():
                 self._serving.begin_trial()
                 self.do(self.machine.outcome("running", now))
             case Phase.MANIFEST:
@@ -157,6 +157,8 @@ class Installer:
             case Phase.BLOBS if self._manifest is not None:
                 own = self._own.wants(self._manifest, self._variant())
                 self._fetch([want(blob) for blob in (*self._manifest.blobs_of(self._variant()), *own)])
+            case Phase.INSTALLING if self._serves(assignment):  # only what own tensors need was missing
+                self._worker.submit(tag, "installed", lambda: self.slots.current)
             case Phase.INSTALLING if self._manifest is not None:
                 graph, goldens = (self._fetched(b.digest) for b in self._manifest.blobs_of(self._variant()))
                 board, variant = self._config.board, self._variant().name
@@ -227,6 +229,11 @@ class Installer:
             and running.release == assignment.release
             and digest_of(slot.envelope()) == assignment.manifest
         )
+
+    def _lacks_own(self) -> bool:
+        """Return whether this device's own tensors wait for a graph of the current release."""
+        slot = self.slots.current
+        return slot is not None and self._own.lacks(slot)
 
     def _installed(self) -> Slot:
         if self._slot is None:

@@ -57,7 +57,7 @@ class OwnModels:
         most = policy.max_kept_bytes
         kept = None if only_reads else Kept(state / KEPT, most=most)
         self._tensors = OwnTensors(state / PERSONAL, kept, most=most, only_reads=only_reads)
-        self._note_due = -math.inf
+        self._note_due, self._only_reads = -math.inf, only_reads
         if not only_reads:
             self._tensors.sweep()
             self._tensors.expire()
@@ -69,6 +69,12 @@ class OwnModels:
             return ()
         room = free_bytes(self._blobs) > 2 * found.graph.size
         return (found.graph,) if room and self._tensors.has(manifest) else ()
+
+    def lacks(self, slot: Slot) -> bool:
+        """Return whether something that `wants` names for the release in `slot` is not on the disk."""
+        manifest = slot.manifest()
+        variant = next(one for one in manifest.variants if one.name == slot.variant)
+        return any(not (self._blobs / blob.digest).is_file() for blob in self.wants(manifest, variant))
 
     def over(self, slot: Slot, released: Loaded) -> Loaded:
         """Return what shall serve of the release in `slot`, whose `released` form is loaded."""
@@ -140,8 +146,11 @@ class OwnModels:
         if not path.is_file():
             raise ModelRefused(f"the {FLOAT} graph, which takes these tensors, is not here: deploy the release again")
         with path.open("rb") as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() != variant.graph.digest:
-                raise BadDigest(f"the {FLOAT} graph is not what the manifest promises: deploy the release again")
+            whole = hashlib.file_digest(stream, "sha256").hexdigest() == variant.graph.digest
+        if not whole:
+            if not self._only_reads:
+                path.unlink()  # or it would pass for one that need not be fetched
+            raise BadDigest(f"the {FLOAT} graph is not what the manifest promises: deploy the release again")
         return path
 
     def _judged(self, released: Loaded, session: Session) -> Personal:

@@ -281,9 +281,12 @@ def test_an_8_bit_release_is_answered_by_its_float_graph_once_that_is_here(bench
     own = OwnModels(bench.state, Policy(), bench.samples)
     (wanted,) = own.wants(release.manifest, release.manifest.variants[1])
     assert own.wants(release.manifest, release.manifest.variants[0]) == ()
+    assert own.lacks(slot)
     (bench.state / BLOBS / wanted.digest).write_bytes(graph()[:-1])
     assert "not what the manifest promises" in refused_of(bench.load(slot))
+    assert own.lacks(slot), "what is damaged is fetched again"
     (bench.state / BLOBS / wanted.digest).write_bytes(graph())
+    assert not own.lacks(slot)
     loaded = bench.load(slot)
     assert loaded.personal is not None and loaded.personal.serves
 
@@ -556,6 +559,40 @@ def test_the_end_of_a_federation_without_a_release_leaves_nothing_and_the_owner_
     owner.kill()
     owner.start()
     assert owner.status()["personal"] is None
+
+
+@pytest.mark.broker
+@needs_mosquitto
+def test_a_release_that_runs_is_deployed_again_for_the_float_graph_that_own_tensors_lack(
+    owner: AgentProcess, server: ServerSide
+) -> None:
+    def deploy_again(seq: int) -> Any:
+        return ship(owner, server, dataclasses.replace(release, manifest=manifest, envelope=envelope), seq=seq)
+
+    kept = Kept(owner.state / KEPT, most=MOST)
+    kept.forget(RUN)
+    release = a_personal_release("one", others={"int8": graph(rows=1)})
+    manifest = dataclasses.replace(release.manifest, boards={"raspberry-pi-4": "int8"})
+    envelope, float_graph = signed.sign(manifest.to_document(), KEY), owner.state / BLOBS / blocks.digest_of(graph())
+    before = Slots(owner.state / "slots").current
+    assert deploy_again(2) is None and before is not None
+    float_graph.unlink(missing_ok=True)  # also that of the release before
+    kept.after(RUN, f"{RUN}-1", was={}, now=own_head())
+    owner.kill()
+    owner.start()
+    assert "fp32 graph, which takes these tensors, is not here: deploy" in owner.status()["personal"]["reason"]
+    assert deploy_again(3)["serves"] and says(owner) == own_labels().tolist() and float_graph.is_file()
+    served = owner.status()["running"]
+    assert (served["release"], served["variant"]) == ("one", "int8")
+    slots = Slots(owner.state / "slots")
+    assert slots.previous is not None and slots.previous.path == before.path, "the way back is as it was"
+    assert slots.previous.manifest().release == "zero"
+    owner.kill()
+    float_graph.unlink()
+    float_graph.write_bytes(b"damaged")
+    owner.start()
+    assert "not what the manifest promises: deploy" in owner.status()["personal"]["reason"]
+    assert deploy_again(4)["serves"] and deploy_again(5)["serves"]
 
 
 @pytest.mark.slow
