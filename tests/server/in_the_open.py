@@ -8,8 +8,10 @@ import numpy as np
 
 from edgeml import graph, tasks
 from edgeml.autodiff import SGD, training_step
+from edgeml.server import Learner
 from edgeml_runtime.session import Session
 from edgeml_runtime.wire import gaussian
+from edgeml_runtime.wire.holdout import places
 from tests.server.stand_ins import a_model
 
 Arrays = Mapping[str, np.ndarray]
@@ -28,6 +30,12 @@ def fedavg(rows: Sequence[Arrays], *, clip_norm: float = 0.0) -> dict[str, np.nd
         key: value + np.average([delta[key] for delta in deltas], axis=0, weights=counts)
         for key, value in task.parameters.items()
     }
+
+
+def learned(rows: Arrays, *, held_out: float = Learner.held_out) -> Arrays:
+    """Return those of `rows` that a device trains on, which holds out the others."""
+    seen = places({"numeric": rows["numeric"]}) >= held_out
+    return {name: value[seen] for name, value in rows.items()}
 
 
 def noise_of(model: bytes, rows: Sequence[Arrays], *, clip_norm: float) -> float:

@@ -18,7 +18,7 @@ from edgeml.transport import start_broker
 from edgeml_runtime.wire import secure
 from edgeml_runtime.wire.plain import to_plain
 from tests.server.agents import Agent, a_release
-from tests.server.in_the_open import fedavg, noise_of
+from tests.server.in_the_open import fedavg, learned, noise_of
 from tests.server.stand_ins import InMemoryRetrain, Server, rows_of, until
 
 pytestmark = [pytest.mark.broker, pytest.mark.journey, pytest.mark.slow]
@@ -100,13 +100,14 @@ def field(shared_field: Field) -> Iterator[Field]:
         agent.process.send_signal(signal.SIGCONT)
 
 
-def rows_held(names: tuple[str, ...] = NAMES) -> list[dict[str, np.ndarray]]:
-    return [rows_of(NAMES.index(name), ROWS[name]) for name in names]
+def rows_learned(names: tuple[str, ...] = NAMES) -> list[dict[str, np.ndarray]]:
+    """Return what the agents learn from."""
+    return [learned(rows_of(NAMES.index(name), ROWS[name])) for name in names]
 
 
 def check_released(field: Field, names: tuple[str, ...]) -> None:
     released = graph.initializers(field.retrain.released[-1])
-    for key, expected in fedavg(rows_held(names)).items():
+    for key, expected in fedavg(rows_learned(names)).items():
         np.testing.assert_allclose(released[key], expected, atol=2e-6)
 
 
@@ -158,5 +159,5 @@ def test_noise_of_the_server_on_a_masked_sum_is_accounted_for(field: Field) -> N
     record = field.federate(privacy=privacy)
     assert record.state == "SUCCEEDED", record.detail
     assert record.rounds[0].epsilon is not None and record.rounds[0].epsilon > 0
-    found = noise_of(field.retrain.released[-1], rows_held(), clip_norm=1.0)
+    found = noise_of(field.retrain.released[-1], rows_learned(), clip_norm=1.0)
     assert 0.6 < found / (0.5 * 1.0 / len(NAMES)) < 1.4, "83 values: the standard deviation of a fair sample"
