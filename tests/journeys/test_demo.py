@@ -67,7 +67,7 @@ def interrupted(child: subprocess.Popen[str]) -> str:
     """Press Ctrl-C; once more where Python lost it: what a signal raises in a hook of fork is printed and ignored."""
     child.send_signal(signal.SIGINT)
     try:
-        return child.communicate(timeout=15)[1]
+        return child.communicate(timeout=60)[1]  # the ends of ten processes, on a busy machine
     except subprocess.TimeoutExpired:
         child.send_signal(signal.SIGINT)
         said = child.communicate(timeout=40)[1]
