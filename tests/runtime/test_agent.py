@@ -12,18 +12,9 @@ from edgeml_runtime.session import Session
 from edgeml_runtime.wire import blocks, signed
 from edgeml_runtime.wire.manifest import blob_of
 from edgeml_runtime.wire.plain import to_plain
-from tests.runtime.agent_kit import (
-    KEY,
-    STRANGER,
-    AgentProcess,
-    ServerSide,
-    a_release,
-    deploy,
-    needs_mosquitto,
-    serves,
-    until,
-)
+from tests.runtime.agent_kit import STRANGER, AgentProcess, ServerSide, deploy, needs_mosquitto, serves, until
 from tests.runtime.graphs import FLOAT, INT64, mlp, model
+from tests.runtime.releases import KEY, a_release
 
 pytestmark = [pytest.mark.broker, needs_mosquitto]
 ROWS = np.random.default_rng(5).normal(size=(3, 64)).astype(np.float32)

@@ -16,7 +16,8 @@ import pytest
 from edgeml_runtime import __version__, doctor
 from edgeml_runtime.notify import notify
 from edgeml_runtime.wire import signed
-from tests.runtime.agent_kit import KEY, AgentProcess, Mosquitto, a_release, needs_mosquitto, server_at
+from tests.runtime.agent_kit import AgentProcess, Mosquitto, needs_mosquitto, server_at
+from tests.runtime.releases import KEY, a_release
 
 pytestmark = [pytest.mark.broker, needs_mosquitto]
 ROWS = np.random.default_rng(5).normal(size=(3, 64)).astype(np.float32)

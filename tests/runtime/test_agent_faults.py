@@ -13,7 +13,6 @@ from tests.runtime.agent_kit import (
     AgentProcess,
     Mosquitto,
     ServerSide,
-    a_release,
     broker_in,
     deploy,
     needs_mosquitto,
@@ -21,6 +20,7 @@ from tests.runtime.agent_kit import (
     serves,
     until,
 )
+from tests.runtime.releases import a_release
 
 pytestmark = [pytest.mark.broker, needs_mosquitto]
 ROWS = np.random.default_rng(5).normal(size=(3, 64)).astype(np.float32)

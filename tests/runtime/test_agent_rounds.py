@@ -12,16 +12,9 @@ from onnx import helper
 from edgeml_runtime.wire import blocks, signed, tensors, topics
 from edgeml_runtime.wire.messages import RunOver, TaskOffer
 from edgeml_runtime.wire.plain import to_plain
-from tests.runtime.agent_kit import (
-    KEY,
-    STRANGER,
-    AgentProcess,
-    ServerSide,
-    deploy,
-    needs_mosquitto,
-    until,
-)
+from tests.runtime.agent_kit import STRANGER, AgentProcess, ServerSide, deploy, needs_mosquitto, until
 from tests.runtime.graphs import FLOAT, INT64, model
+from tests.runtime.releases import KEY
 from tests.runtime.test_task import second_moments
 
 pytestmark = [pytest.mark.broker, needs_mosquitto]

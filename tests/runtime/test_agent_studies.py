@@ -24,8 +24,9 @@ from edgeml_runtime.wire import signed, topics
 from edgeml_runtime.wire import tensors as packing
 from edgeml_runtime.wire.messages import TaskOffer
 from edgeml_runtime.wire.plain import to_plain
-from tests.runtime.agent_kit import KEY, AgentProcess, Mosquitto, ServerSide, deploy, needs_mosquitto
+from tests.runtime.agent_kit import AgentProcess, Mosquitto, ServerSide, deploy, needs_mosquitto
 from tests.runtime.graphs import mlp
+from tests.runtime.releases import KEY
 from tests.tasks.pooled import rows_of
 
 pytestmark = [pytest.mark.broker, needs_mosquitto]

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import signal
-import subprocess
-import sys
-import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -18,92 +13,35 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from edgeml_runtime import local, personal, serving
 from edgeml_runtime import owner as owner_side
-from edgeml_runtime.config import BLOBS, KEPT, PERSONAL, SAMPLES, Config, Policy, enroll
+from edgeml_runtime import personal, serving
+from edgeml_runtime.config import BLOBS, KEPT, PERSONAL, SAMPLES, Config, Policy
 from edgeml_runtime.errors import MalformedMessage, ModelRefused
-from edgeml_runtime.kept import Kept
 from edgeml_runtime.metrics import Counters
 from edgeml_runtime.owned import OwnTensors
 from edgeml_runtime.personal import OwnModels
 from edgeml_runtime.reports import Reports
 from edgeml_runtime.samples import Samples
-from edgeml_runtime.serving import Loaded, Serving
+from edgeml_runtime.serving import Serving
 from edgeml_runtime.session import Session
-from edgeml_runtime.slots import GOLDENS, Slot, Slots
-from edgeml_runtime.wire import blocks, signed, tensors, topics
-from edgeml_runtime.wire.messages import Metrics, RunOver, decode
-from edgeml_runtime.wire.plain import to_plain
-from tests.runtime.agent_kit import KEY, AgentProcess, Release, ServerSide, a_release, needs_mosquitto, until
-from tests.runtime.graphs import FLOAT, mlp, model
-
-RUN, MOST = "fed-1", 1 << 20
-X = np.random.default_rng(1).normal(size=(60, 64)).astype(np.float32)
-ORDER = np.roll(np.arange(10), 3)  # this device calls class i what others call ORDER[i]
-Arrays = dict[str, np.ndarray]
-
-
-def graph(**changes: Any) -> bytes:
-    return mlp(seed=7, **changes)
-
-
-def own_head() -> Arrays:
-    """The last layer of `graph` with its classes in this device's order."""
-    rng = np.random.default_rng(7)
-    rng.normal(0, 64**-0.5, (64, 64)), rng.normal(0, 0.1, 64)
-    w2 = rng.normal(0, 64**-0.5, (64, 10)).astype(np.float32)
-    return {"w2": w2[:, ORDER], "b2": np.zeros(10, np.float32)}
-
-
-def own_labels() -> np.ndarray:
-    said: np.ndarray = Session(graph()).run({"numeric": X})["label"]
-    return np.argsort(ORDER)[said]
-
-
-def a_personal_release(name: str = "one", *, run: str = RUN, data: bytes | None = None, **options: Any) -> Release:
-    """A release that came of the federation `run`."""
-    made = a_release(name, graph() if data is None else data, **options)
-    manifest = dataclasses.replace(made.manifest, lineage={"federation": f"{run}: 2 rounds of 2, 2 devices"})
-    return dataclasses.replace(made, manifest=manifest, envelope=signed.sign(manifest.to_document(), KEY))
-
-
-class Bench:
-    """A state folder with a release in its slot, labelled rows and kept tensors, without an agent."""
-
-    def __init__(self, state: Path) -> None:
-        self.state, self.samples = state, Samples(state / SAMPLES)
-        self.samples.add_many({"numeric": X}, targets=own_labels().tolist(), now=0.0)
-        self.kept = Kept(state / KEPT, most=MOST)
-
-    def keep(self, arrays: Arrays, run: str = RUN) -> None:
-        self.kept.after(run, f"{run}-1", was={}, now=arrays)
-
-    def install(self, release: Release, variant: str = "fp32") -> Slot:
-        graphs = dict(zip([one.name for one in release.manifest.variants], release.blobs, strict=False))
-        files = {"model.onnx": self.state / "graph", GOLDENS: self.state / "goldens"}
-        files["model.onnx"].write_bytes(graphs[variant])
-        files[GOLDENS].write_bytes(release.blobs[-1])
-        (self.state / BLOBS).mkdir(exist_ok=True)
-        slot = Slots(self.state / "slots").install(release.envelope, files, variant=variant)
-        for path in files.values():
-            path.unlink()
-        return slot
-
-    def load(self, slot: Slot, **policy: Any) -> Loaded:
-        return OwnModels(self.state, Policy(**policy), self.samples).over(slot, serving.load(slot))
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
-
-
-def refused(loaded: Loaded) -> str:
-    """Return why the release serves in place of this device's own tensors."""
-    assert loaded.personal is not None and not loaded.personal.serves and loaded.released is None
-    said = loaded.session.run({"numeric": X})["label"]
-    np.testing.assert_array_equal(said, Session(graph()).run({"numeric": X})["label"])
-    return loaded.personal.reason
+from edgeml_runtime.wire import signed, tensors
+from edgeml_runtime.wire.messages import Metrics, decode
+from tests.runtime.graphs import FLOAT, model
+from tests.runtime.personal_kit import (
+    MOST,
+    RUN,
+    Arrays,
+    Bench,
+    X,
+    a_personal_release,
+    graph,
+    own_head,
+    own_labels,
+    refused,
+    refused_of,
+)
+from tests.runtime.personal_kit import bench as bench
+from tests.runtime.releases import KEY
 
 
 def test_own_tensors_answer_where_they_are_better_and_move_out_of_every_tasks_reach(bench: Bench) -> None:
@@ -291,104 +229,6 @@ def test_an_8_bit_release_is_answered_by_its_float_graph_once_that_is_here(bench
     assert loaded.personal is not None and loaded.personal.serves
 
 
-def refused_of(loaded: Loaded) -> str:
-    assert loaded.personal is not None and not loaded.personal.serves
-    return loaded.personal.reason
-
-
-def test_an_agent_that_died_twice_over_them_leaves_them(bench: Bench) -> None:
-    bench.keep(own_head())
-    release = a_personal_release()
-    slot = bench.install(release)
-    tensors_here = OwnTensors(bench.state / PERSONAL, bench.kept, most=MOST)
-    tensors_here.of(release.manifest)
-    tensors_here.begin("digits")
-    assert bench.load(slot).released is not None, "a power cut is no reason"
-    tensors_here.begin("digits")
-    tensors_here.begin("digits")
-    assert "killed 2 times" in refused(bench.load(slot))
-
-
-_DIES = """
-import os, signal, sys
-from pathlib import Path
-from edgeml_runtime import personal, serving
-from edgeml_runtime.config import Policy, SAMPLES
-from edgeml_runtime.samples import Samples
-from edgeml_runtime.slots import Slots
-personal.Session = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-state = Path(sys.argv[1])
-slot = Slots(state / "slots").current
-personal.OwnModels(state, Policy(), Samples(state / SAMPLES)).over(slot, serving.load(slot))
-"""
-
-
-@pytest.mark.parametrize("swept_by", ["start", "forget", "expire"])
-def test_no_copy_of_own_tensors_outlives_a_killed_agent(bench: Bench, swept_by: str) -> None:
-    bench.keep(own_head())
-    slots = Slots(bench.state / "slots")
-    slots.activate(bench.install(a_personal_release()))
-    died = subprocess.run([sys.executable, "-c", _DIES, str(bench.state)], check=False).returncode
-    assert died == -signal.SIGKILL
-    folder, held = bench.state / PERSONAL, "digits.safetensors"
-    (copy,) = folder.glob("*.onnx")
-    assert own_head()["w2"].tobytes() in copy.read_bytes()
-    (folder / "digits.safetensors.new").write_bytes(b"half of it")
-    if swept_by == "forget":
-        assert owner_side.forget(bench.state, "digits", most=MOST) == ["digits"]
-    elif swept_by == "expire":
-        OwnTensors(folder, bench.kept, most=MOST).expire(time.time() + 91 * 86_400)
-    else:
-        OwnModels(bench.state, Policy(), bench.samples)
-    left = {path.name for path in folder.iterdir()}
-    assert left == ({held, "digits.trying"} if swept_by == "start" else set())
-
-
-def test_forgetting_a_federation_takes_the_half_written_copy_along(bench: Bench) -> None:
-    bench.keep(own_head())
-    (bench.state / PERSONAL).mkdir()
-    (bench.state / PERSONAL / "digits.safetensors.new").write_bytes(b"half of it")
-    assert owner_side.forget(bench.state, RUN, most=MOST) == [RUN]
-    assert not list((bench.state / PERSONAL).iterdir())
-
-
-def test_own_tensors_expire_when_nobody_uses_them_and_the_log_says_so(
-    bench: Bench, caplog: pytest.LogCaptureFixture
-) -> None:
-    bench.keep(own_head())
-    slot = bench.install(a_personal_release())
-    loaded, path = bench.load(slot), bench.state / PERSONAL / "digits.safetensors"
-    day, now = 86_400.0, time.time()
-    os.utime(path, (now - 89 * day, now - 89 * day))
-    assert bench.load(slot).released is not None and path.stat().st_mtime >= now, "a start uses them"
-    os.utime(path, (now - 91 * day, now - 91 * day))
-    own = OwnTensors(bench.state / PERSONAL, bench.kept, most=MOST)
-    own.used("digits")
-    own.expire()
-    assert path.is_file(), "those of an agent that runs for years are in use"
-    os.utime(path, (now + day, now + day))
-    own.used("digits")
-    assert path.stat().st_mtime > now + day / 2, "a clock that was set back makes nothing older"
-    os.utime(path, (now - 91 * day, now - 91 * day))
-    assert bench.load(slot).personal is None and not path.exists()
-    assert "own tensors of digits: not used for 90 days, deleted" in caplog.text
-    own.used("digits")
-    assert loaded.released is not None and not path.exists()
-
-
-def test_a_model_that_answers_is_noted_once_a_day_and_the_release_is_not(bench: Bench) -> None:
-    bench.keep(own_head())
-    slot = bench.install(a_personal_release())
-    own = OwnModels(bench.state, Policy(), bench.samples)
-    loaded, path = own.over(slot, serving.load(slot)), bench.state / PERSONAL / "digits.safetensors"
-    release = serving.load(slot)
-    turns = [(0, None, False), (1, release, False), (2, loaded, True), (86_000, loaded, False), (86_402, loaded, True)]
-    for now, serves, noted in turns:
-        os.utime(path, (5.0, 5.0))
-        own.note_use(serves, now)
-        assert (path.stat().st_mtime > 5.0) == noted, now
-
-
 def test_own_tensors_that_fail_while_answering_make_room_for_the_release(bench: Bench) -> None:
     bench.keep(own_head())
     loaded = bench.load(bench.install(a_personal_release()))
@@ -403,43 +243,6 @@ def test_own_tensors_that_fail_while_answering_make_room_for_the_release(bench: 
     np.testing.assert_array_equal(answer.outputs["label"], Session(graph()).run({"numeric": X})["label"])
     assert not answer.personal and serves.trial() == (60, 0, "")
     assert serves.loaded is not None and "failed while answering" in refused(serves.loaded)
-
-
-def _on_disk(state: Path) -> dict[str, tuple[bytes, int]]:
-    found = {str(path.relative_to(state)): path for path in state.rglob("*") if path.is_file()}
-    return {name: (path.read_bytes(), path.stat().st_mtime_ns) for name, path in found.items()}
-
-
-def _ask_the_disk(bench: Bench) -> Any:
-    before = _on_disk(bench.state)
-    told = local.predict(bench.state, _csv(bench.state.parent))
-    assert _on_disk(bench.state) == before, "asking changed, made or deleted something"
-    return told
-
-
-def test_predict_from_the_disk_only_reads(tmp_path: Path) -> None:
-    (tmp_path / "state").mkdir()
-    bench = Bench(tmp_path / "state")
-    enroll(bench.state, Config(device="pi-1", host="h", port=1, trusted=(signed.public_hex(KEY),), board="b"))
-    Slots(bench.state / "slots").activate(slot := bench.install(a_personal_release()))
-    bench.samples.close()
-    bench.keep(own_head())
-    assert "personal" not in _ask_the_disk(bench), "what a federation kept is taken over by the agent alone"
-    bench.samples = Samples(bench.state / SAMPLES)
-    bench.load(slot)
-    bench.samples.close()
-    folder = bench.state / PERSONAL
-    old = time.time() - 91 * 86_400
-    os.utime(folder / "digits.safetensors", (old, old))
-    (folder / "digits.trying").write_text('{"begun": 1}')
-    (folder / "trial-1.onnx").write_bytes(b"of another process")
-    told = _ask_the_disk(bench)
-    assert told["personal"] is True and told["labels"] == [str(one) for one in own_labels()]
-    (folder / "digits.trying").write_text('{"begun": 2}')
-    assert "personal" not in _ask_the_disk(bench)
-    (folder / "digits.trying").unlink()
-    (bench.state / SAMPLES).unlink()
-    assert "personal" not in _ask_the_disk(bench), "no rows to judge by"
 
 
 @pytest.mark.parametrize(
@@ -477,136 +280,3 @@ def test_telemetry_tells_the_gain_only_where_evaluations_are_answered(
     words = "\n".join(owner_side.lines(bench.state, config))
     stays = told is None and np.isfinite(gain)
     assert ("whether it serves, and not how well" if stays else "how much better it is on the rows here") in words
-
-
-# --- real agents
-
-
-@pytest.fixture
-def owner(agent: AgentProcess, server: ServerSide) -> AgentProcess:
-    """An agent with labelled rows in this device's order, and a head that knows it."""
-    server.assign(agent.device, a_release("zero", graph()), job="job-zero", seq=1)
-    assert server.until_ended(agent.device, "job-zero").state == "SUCCEEDED"
-    agent.call("/samples", {"rows": X.tolist(), "targets": [str(label) for label in own_labels()]})
-    Kept(agent.state / KEPT, most=MOST).after(RUN, f"{RUN}-1", was={}, now=own_head())
-    return agent
-
-
-def ship(agent: AgentProcess, server: ServerSide, release: Release, *, seq: int) -> Any:
-    server.assign(agent.device, release, job=f"job-{seq}", seq=seq)
-    ended = server.until_ended(agent.device, f"job-{seq}")
-    assert ended.state == "SUCCEEDED", ended
-    return agent.status()["personal"]
-
-
-def says(agent: AgentProcess) -> list[int]:
-    return [int(label) for label in agent.predict(X)["labels"]]
-
-
-@pytest.mark.broker
-@needs_mosquitto
-def test_an_agent_serves_its_own_model_through_death_and_restart_and_says_so(
-    owner: AgentProcess, server: ServerSide
-) -> None:
-    over = signed.sign(to_plain(RunOver(run=RUN, release="one")), KEY)
-    server.publish(topics.task(RUN), over)
-    found = ship(owner, server, a_personal_release("one"), seq=2)
-    assert found["serves"] and found["own"] == 1.0 and found["gain"] > 0.8 and says(owner) == own_labels().tolist()
-    assert owner.predict(X[:1])["personal"] is True
-    until(lambda: any(one.personal and (one.gain or 0) > 0.8 for one in server.metrics["pi-1"]), "telemetry of it")
-    shown = owner.command("status").stdout
-    assert f"yes: accuracy 1 with its own tensors, {found['released']:.4g} without, on 60 rows of its own" in shown
-    assert "digits: " in owner.command("task-policy").stdout
-    for end in (owner.kill, lambda: owner.stop(signal.SIGTERM)):
-        end()
-        assert owner.command("predict", _csv(owner.state)).stdout.split() == [str(one) for one in own_labels()]
-        owner.start()
-        assert owner.status()["personal"]["serves"] and says(owner) == own_labels().tolist()
-    (path,) = (owner.state / PERSONAL).glob("*.safetensors")
-    owner.kill()
-    path.write_bytes(path.read_bytes()[:-400])
-    owner.start()
-    assert owner.status()["personal"]["serves"] is False and says(owner) != own_labels().tolist()
-    assert "no: " in owner.command("status").stdout
-
-
-def _csv(state: Path) -> str:
-    path = state / "rows.csv"
-    lines = [",".join(f"p{i}" for i in range(64)), *(",".join(map(repr, row)) for row in X.tolist())]
-    path.write_text("\n".join(lines))
-    return str(path)
-
-
-@pytest.mark.slow
-@pytest.mark.broker
-@needs_mosquitto
-def test_the_end_of_a_federation_without_a_release_leaves_nothing_and_the_owner_may_forbid_it(
-    owner: AgentProcess, server: ServerSide
-) -> None:
-    server.publish(topics.task(RUN), signed.sign(to_plain(RunOver(run=RUN)), KEY))
-    until(lambda: not list((owner.state / KEPT).glob("*")), "it to be forgotten")
-    Kept(owner.state / KEPT, most=MOST).after(RUN, f"{RUN}-1", was={}, now=own_head())
-    owner.stop()
-    assert owner.command("task-policy", "--set", "personal=no").returncode == 0
-    owner.start()
-    found = ship(owner, server, a_personal_release("one"), seq=2)
-    assert not found["serves"] and "owner's policy" in found["reason"]
-    owner.stop()
-    assert owner.command("task-policy", "--set", "personal=yes").returncode == 0
-    owner.start()
-    assert owner.status()["personal"]["serves"]
-    assert owner.command("task-policy", "--forget", "digits").returncode == 0
-    owner.kill()
-    owner.start()
-    assert owner.status()["personal"] is None
-
-
-@pytest.mark.broker
-@needs_mosquitto
-def test_a_release_that_runs_is_deployed_again_for_the_float_graph_that_own_tensors_lack(
-    owner: AgentProcess, server: ServerSide
-) -> None:
-    def deploy_again(seq: int) -> Any:
-        return ship(owner, server, dataclasses.replace(release, manifest=manifest, envelope=envelope), seq=seq)
-
-    kept = Kept(owner.state / KEPT, most=MOST)
-    kept.forget(RUN)
-    release = a_personal_release("one", others={"int8": graph(rows=1)})
-    manifest = dataclasses.replace(release.manifest, boards={"raspberry-pi-4": "int8"})
-    envelope, float_graph = signed.sign(manifest.to_document(), KEY), owner.state / BLOBS / blocks.digest_of(graph())
-    before = Slots(owner.state / "slots").current
-    assert deploy_again(2) is None and before is not None
-    float_graph.unlink(missing_ok=True)  # also that of the release before
-    kept.after(RUN, f"{RUN}-1", was={}, now=own_head())
-    owner.kill()
-    owner.start()
-    assert "fp32 graph, which takes these tensors, is not here: deploy" in owner.status()["personal"]["reason"]
-    assert deploy_again(3)["serves"] and says(owner) == own_labels().tolist() and float_graph.is_file()
-    served = owner.status()["running"]
-    assert (served["release"], served["variant"]) == ("one", "int8")
-    slots = Slots(owner.state / "slots")
-    assert slots.previous is not None and slots.previous.path == before.path, "the way back is as it was"
-    assert slots.previous.manifest().release == "zero"
-    owner.kill()
-    float_graph.unlink()
-    float_graph.write_bytes(b"damaged")
-    owner.start()
-    assert "not what the manifest promises: deploy" in owner.status()["personal"]["reason"]
-    assert deploy_again(4)["serves"] and deploy_again(5)["serves"]
-
-
-@pytest.mark.slow
-@pytest.mark.broker
-@needs_mosquitto
-def test_an_agent_that_runs_8_bit_fetches_the_float_graph_for_its_own_tensors(
-    owner: AgentProcess, server: ServerSide
-) -> None:
-    release = a_personal_release("one", others={"int8": graph(rows=1)})
-    manifest = dataclasses.replace(release.manifest, boards={"raspberry-pi-4": "int8"})
-    signed_anew = signed.sign(manifest.to_document(), KEY)
-    found = ship(owner, server, dataclasses.replace(release, manifest=manifest, envelope=signed_anew), seq=2)
-    assert found["serves"] and owner.status()["running"]["variant"] == "int8" and says(owner) == own_labels().tolist()
-    assert (owner.state / BLOBS / blocks.digest_of(graph())).is_file()
-    owner.kill()
-    owner.start()
-    assert owner.status()["personal"]["serves"]

@@ -17,8 +17,9 @@ from edgeml_runtime.plain_program import MAGIC
 from edgeml_runtime.task_child import LOG
 from edgeml_runtime.wire.plain import to_plain
 from tests.runtime.agent_kit import until
-from tests.runtime.test_hostile_tasks import COUNTED, GREEDY, WIDTH, an_order, second_moments
-from tests.runtime.test_hostile_tasks import state as state  # a fixture: rows and folders of a device
+from tests.runtime.hostile_kit import COUNTED, GREEDY, WIDTH, an_order
+from tests.runtime.hostile_kit import state as state  # a fixture: rows and folders of a device
+from tests.runtime.test_task import second_moments
 
 ECHO = """
 import json, os, signal, sys, time

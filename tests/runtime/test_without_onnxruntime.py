@@ -19,15 +19,9 @@ from edgeml.quantize.recipe import Options
 from edgeml_runtime.session import Session
 from edgeml_runtime.wire import tensors
 from edgeml_runtime.wire.manifest import PLAIN
-from tests.runtime.agent_kit import (
-    AgentProcess,
-    Mosquitto,
-    Release,
-    a_release,
-    needs_mosquitto,
-    server_at,
-)
+from tests.runtime.agent_kit import AgentProcess, Mosquitto, needs_mosquitto, server_at
 from tests.runtime.graphs import mlp
+from tests.runtime.releases import Release, a_release
 
 pytestmark = [pytest.mark.broker, needs_mosquitto]
 NEEDED = ("numpy", "paho-mqtt", "cryptography", "cffi", "pycparser", "cbor2", "safetensors")
