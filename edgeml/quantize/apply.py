@@ -21,7 +21,7 @@ def quantize(
 ) -> list[Variant | Skipped]:
     """Return the fp32 variant and, for every other recipe in `precisions`, its variants or why there are none.
 
-    Ctrl-C ends the recipe at work: what is made is returned, the rest is Skipped. Without any rows the recipes that
+    Ctrl-C during a search ends it: what is made is returned, the rest is Skipped. Without any rows the recipes that
     need none do their work. Raises DataError when there are too few for a model that can be quantized, or when rows
     make it answer NaN.
     """
@@ -35,10 +35,10 @@ def quantize(
             options.progress(waiting[0].name)
             made += _one(model, calibration, (waiting[0], options))
             waiting.pop(0)
-    except KeyboardInterrupt as stop:
-        kept = stop.kept if isinstance(stop, Stopped) else []
-        rest = waiting[1:] if kept else waiting
-        made += [*kept, *(Skipped(recipe.name, STOPPED) for recipe in rest)]
+    except Stopped as stop:
+        options.progress(f"{waiting[0].name} {STOPPED}: going on with what was found")
+        rest = waiting[1:] if stop.kept else waiting
+        made += [*stop.kept, *(Skipped(recipe.name, STOPPED) for recipe in rest)]
     finally:
         prepare.forget()
         static.forget()

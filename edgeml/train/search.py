@@ -143,6 +143,8 @@ def _fit(dataset: Dataset, trial: Trial, rows: Rows, *, seed: int) -> tuple[Tabl
             classes=len(dataset.classes),
             seed=seed,
         )
+    if any("interrupted by user" in str(warning.message) for warning in caught):
+        raise KeyboardInterrupt  # scikit-learn's networks take a Ctrl-C for early stopping and return half-trained
     return pipeline, tuple(dict.fromkeys(" ".join(str(w.message).split())[:200] for w in caught))
 
 

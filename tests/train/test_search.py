@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,8 @@ from edgeml.artifacts import Dataset, Rows
 from edgeml.errors import DataError, UserError
 from edgeml.project import Search, parse_project
 from edgeml.train.search import make_folds, trials_of
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def a_dataset(source: object, target: str | None = None, **changes) -> Dataset:
@@ -75,6 +80,25 @@ def test_a_network_cut_short_says_so_in_its_notes_and_not_on_the_screen(real_dat
     fitted = train.fit(a_dataset(real_data("titanic/titanic.csv"), "Survived"), Search(estimators=["mlp"], trials=1))
     assert any("converged" in note for note in fitted.candidates[0].notes)
     assert "converge" not in capfd.readouterr().err
+
+
+def test_ctrl_c_while_a_network_is_fitted_gives_no_half_trained_model():
+    code = """
+import os, signal, threading
+from edgeml import train
+from edgeml.project import Search
+from tests.train.test_search import a_dataset
+
+def progress(line):
+    print(line, flush=True)
+    if line.startswith("best"):
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+train.fit(a_dataset("sklearn:digits"), Search(estimators=["mlp"], trials=1, folds=2), progress=progress)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == -signal.SIGINT, ended.stderr
+    assert "fitting it on" in ended.stdout
 
 
 def test_folds_are_stratified_and_never_cut_a_group(real_data):
