@@ -24,7 +24,9 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgeml.federated import Masks, SecureRound, State, Update
-from edgeml.federated.secagg import Phase, terms
+from edgeml.federated.layouts import Mean
+from edgeml.federated.masks import terms
+from edgeml.federated.secagg import Phase
 from edgeml_runtime.measure import environment
 from edgeml_runtime.secagg import Effect, Masked, Member
 from edgeml_runtime.wire import secure, signed, tensors
@@ -69,7 +71,7 @@ class Rehearsal:
         self.keys = {name: Ed25519PrivateKey.generate() for name in self.names}
         public = {name: signed.public_hex(key) for name, key in self.keys.items()}
         self.asked = terms(Masks(bound=4.0), public, least=2, rows=500)
-        self.round = SecureRound("bench-1", self.asked, opened=0.0, deadline=60.0, shapes=SHAPES)
+        self.round = SecureRound("bench-1", self.asked, opened=0.0, deadline=60.0, layout=Mean(SHAPES))
         rng = np.random.default_rng(0)
         self.updates = {
             name: {k: rng.normal(0, 0.05, shape).astype(np.float32) for k, shape in SHAPES.items()}

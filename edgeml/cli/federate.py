@@ -9,7 +9,7 @@ import click
 
 from edgeml.cli.screen import Rounds, Screen, json_option, registry_option, show_json, typed
 
-SIMULATED = ("partition", "attack", "byzantine", "stragglers", "silent", "speeds", "workers", "per_round")
+SIMULATED = ("partition", "attack", "byzantine", "stragglers", "silent", "dropouts", "speeds", "workers", "per_round")
 PRIVATE = ("where", "clip_norm", "noise", "adapt", "sampling", "max_epsilon")
 IN_FLEET = ("selector", "target", "spread", "family", "max_abandoned", "alone", "gate", "report")
 HELD_OUT = "Share of rows that devices keep back to judge on.  [default: the project's, 0.2; simulated: 0]"
@@ -67,6 +67,7 @@ FLEET = {"rounds": 5, "min_devices": 2, "local_epochs": 1, "batch_size": 16, "le
 )
 @click.option("--stragglers", type=click.FloatRange(0, 1), help="Simulated: share that has time for a few epochs.")
 @click.option("--silent", type=click.FloatRange(0, 1), help="Simulated: share that does not answer, drawn anew.")
+@click.option("--dropouts", type=click.FloatRange(0, 1), help="Simulated: share that dies in a phase of --secure.")
 @click.option("--byzantine", type=click.FloatRange(0, 1), help="Simulated: share of devices that lie.")
 @click.option("--attack", type=click.Choice(["garbage", "flip", "scale", "nan"]), help="Simulated: how they lie.")
 @click.option("--speeds", type=click.FloatRange(0, 5), help="Simulated, async: spread of speeds.  [default: 0.5]")
@@ -109,14 +110,14 @@ def _privately(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _simulate(path: Path, devices: int, asked: dict[str, Any]) -> dict[str, Any]:
+    from edgeml.federated.masks import Masks
     from edgeml.federated.privacy import Privacy
     from edgeml.pipeline.federate import SimulationOptions, simulate_project
     from edgeml.project import read_project
 
-    if "secure" in asked:
-        raise click.UsageError("--secure is not simulated: leave it out; the sums are the same without masks")
     options = {name: value for name, value in asked.items() if name not in ("deadline_s", "min_devices")}
     options["privacy"] = Privacy(**asked.get("privacy", {}))
+    options["secure"] = Masks() if "secure" in asked else None
     with Screen() as screen, Rounds(screen) as shown:
         chosen = SimulationOptions(devices=devices, command=typed(), progress=screen.say, **options)
         return simulate_project(read_project(path), chosen, shown.add)

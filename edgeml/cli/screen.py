@@ -153,10 +153,11 @@ def _round_line(done: Any) -> str:
         told += [f"{device}: silent" for device in done.silent]
         return "; ".join([f"{done.round}: abandoned, {done.why}", *told]) + _rejected(done)
     spent, held_out = getattr(done, "epsilon", None), getattr(done, "held_out", 0)
-    aside = f" and {held_out:,} held out" if held_out else ""
+    aside, masks = f" and {held_out:,} held out" if held_out else "", getattr(done, "bytes_masks", 0)
     return (
         f"{done.round}: {len(done.participants):,} devices, {done.rows:,} rows{aside}, metric {done.metric:.4f}, "
         f"loss {done.loss:.4f}, {done.bytes_up:,} bytes up, {done.seconds:.2f} s"
+        + (f", {masks:,} bytes up and down for masks" if masks else "")
         + ("" if spent is None else f", epsilon {spent:.2f}")
         + _rejected(done)
     )

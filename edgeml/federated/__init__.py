@@ -8,13 +8,14 @@ from edgeml.federated.assembly import Assembly
 from edgeml.federated.buffer import Buffer, BufferOptions, Held, Step, Ticket
 from edgeml.federated.cohort import Candidate, Cohort, CohortOptions, Patience, choose, deadline_after
 from edgeml.federated.federation import Federation
+from edgeml.federated.masks import Masks
 from edgeml.federated.offers import check_upload, make_offer
 from edgeml.federated.plan import Plan
 from edgeml.federated.privacy import Privacy
 from edgeml.federated.results import RoundResult
 from edgeml.federated.roll import Outcome, State
 from edgeml.federated.round import Round
-from edgeml.federated.secagg import Masks, SecureRound
+from edgeml.federated.secagg import SecureRound
 from edgeml.federated.server_step import STEPS, Memory, ServerStep, take
 from edgeml.federated.strategy import STRATEGIES, Strategy, strategy
 from edgeml.federated.survey import Survey

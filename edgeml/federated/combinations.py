@@ -63,10 +63,10 @@ EXCLUSIONS: tuple[Exclusion, ...] = (
     ),
     Exclusion(
         "secure aggregation",
-        "rounds that close at a target",
+        "rounds that close at a target before all have answered",
         "the devices asked beyond it would be the ones whose masks must be recovered",
-        "cohort.target: 0, and a deadline",
-        lambda plan: plan.secure is not None and plan.cohort.target > 0,
+        "cohort.target: 0 or cohort.over: 0, and a deadline",
+        lambda plan: plan.secure is not None and plan.cohort.target > 0 and plan.cohort.over > 0,
     ),
     Exclusion(
         "secure aggregation",

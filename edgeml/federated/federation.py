@@ -17,13 +17,15 @@ from edgeml.errors import UserError
 from edgeml.federated.aggregate import aggregate, apply_delta, least_updates
 from edgeml.federated.cohort import Candidate, candidates_of, choose, deadline_after
 from edgeml.federated.combinations import check_plan
+from edgeml.federated.layouts import Mean
+from edgeml.federated.masks import Masks, at_most, terms
 from edgeml.federated.offers import check_upload, make_offer
 from edgeml.federated.plan import Plan
 from edgeml.federated.privacy import Ledger, adapted, drawn, noised_mean, noised_sum, require_accountant
-from edgeml.federated.results import RoundResult, abandoned, gave_up
+from edgeml.federated.results import KEYLESS, RoundResult, abandoned, culprits, gave_up
 from edgeml.federated.roll import Outcome, State
 from edgeml.federated.round import Round
-from edgeml.federated.secagg import Masks, SecureRound, terms
+from edgeml.federated.secagg import SecureRound
 from edgeml.federated.server_step import Memory, take
 from edgeml.federated.updates import Update, mean_told
 from edgeml_runtime.wire.messages import TaskOffer
@@ -66,12 +68,17 @@ class Federation:
         self.last_round: dict[str, int] = {}  # device -> number of the last round whose aggregate it is part of
         self.durations: list[float] = []  # seconds from an offer to an update, the newest last
         self._next_clip = 0.0
-        self.passed_over: Mapping[str, str] = {}  # devices that the last draw left out, and why
+        self.passed_over: dict[str, str] = {}  # devices that the last draw left out, and why
 
     @property
     def offered(self) -> dict[str, np.ndarray]:
         """All arrays that devices get, and send back as changes."""
         return {**self.parameters, **self.controls}
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of what is offered."""
+        return {name: value.shape for name, value in self.offered.items()}
 
     @property
     def clip_norm(self) -> float:
@@ -114,7 +121,7 @@ class Federation:
         self.known |= {one.device: round(one.rows * (1 - plan.held_out)) for one in known}
         ledger = self.ledger
         barred = {one.device: why for one in known if (why := _bar(one, plan, ledger))}
-        barred |= {r.culprit: f"its shares did not open in round {r.round}" for r in self.history if r.culprit}
+        barred |= culprits(self.history)
         candidates = [
             dataclasses.replace(one, last_round=self.last_round.get(one.device, 0))
             for one in known
@@ -124,6 +131,9 @@ class Federation:
         chosen = choose(candidates, plan.cohort, min_rows=plan.min_rows, quorum=quorum, draw=draw)
         self.passed_over = {**chosen.passed_over, **barred}
         asked = drawn(chosen.asked, plan.privacy.sampling)
+        if plan.secure is not None and plan.privacy.sampling == 1:  # a second draw would be another chance
+            asked, beyond = at_most(asked, draw=draw)
+            self.passed_over |= beyond
         if chosen.asked and len(asked) < quorum:
             self._skip(f"{self.run}-{number}", len(asked))
         if len(asked) < quorum:
@@ -153,23 +163,14 @@ class Federation:
             masks = dataclasses.replace(masks, bound=plan.privacy.clip_norm)
         rows = 0 if plan.privacy.where else max(one.rows for one in devices)
         keys = {one.device: one.key for one in devices}
-        shapes = {name: value.shape for name, value in self.offered.items()}
         asked = terms(masks, keys, least=plan.quorum, rows=rows)
-        least = plan.least("training")
-        return SecureRound(round_id, asked, opened=now, deadline=deadline, shapes=shapes, min_rows=least)
+        least, layout = plan.least("training"), Mean(self.shapes)
+        return SecureRound(round_id, asked, opened=now, deadline=deadline, layout=layout, min_rows=least)
 
     def _skip(self, round_id: str, drew: int) -> None:
         """Write down a round that chance gave too few devices: drawing again would favour those that are drawn."""
         why = f"{drew} devices were drawn, and {self.plan.quorum} are needed: raise sampling"
         self.history.append(abandoned(round_id, why, epsilon=self.ledger.epsilon(self.plan.privacy)))
-
-    def cut_short(self, now: float) -> RoundResult:
-        """Return what becomes of the open round if the server stops now and cannot take it up again."""
-        assert self.round is not None
-        asked, privacy = tuple(sorted(self.round.cohort)), self.plan.privacy
-        epsilon = self.ledger.after(asked, closed=False).epsilon(privacy)
-        why, seconds = "the server stopped, and masks die with it", now - self.round.opened
-        return abandoned(self.round.id, why, asked=asked, epsilon=epsilon, seconds=seconds)
 
     def checked(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the changes in an upload, as they were before compression; raise WireError when it has none."""
@@ -271,7 +272,7 @@ class Federation:
 def _bar(one: Candidate, plan: Plan, ledger: Ledger) -> str:
     """Return why privacy keeps a device out of the next round, or ""."""
     if plan.secure is not None and not one.key:
-        return "its agent reports no key for secure aggregation: update it"
+        return KEYLESS
     if not ledger.allows(plan.privacy, (one.device,)):
         return f"another round would tell more of it than max_epsilon {plan.privacy.max_epsilon:g}"
     return ""

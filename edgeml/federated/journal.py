@@ -2,6 +2,9 @@
 
 Updates are not here: whoever keeps them feeds them into the resumed round as they once arrived. Time that
 passed while nobody served does not count against a round, so a wrong clock cannot end one.
+
+Of a masked round everything is kept that the server has: public keys, encrypted shares that it cannot open, masked
+updates, signatures, and the shares it was given in the end. That is what it had in memory, and opens no update.
 """
 
 from __future__ import annotations
@@ -16,12 +19,14 @@ import numpy as np
 from edgeml.errors import UserError
 from edgeml.federated.buffer import Buffer, Ticket
 from edgeml.federated.federation import Federation
+from edgeml.federated.layouts import Layout, Mean, Sum
 from edgeml.federated.results import RoundResult
 from edgeml.federated.round import Check, Round
 from edgeml.federated.secagg import SecureRound
 from edgeml.federated.server_step import Memory
 from edgeml.federated.survey import Survey
 from edgeml.federated.updates import Update
+from edgeml_runtime.wire.messages import Secure
 
 PARAMETERS, CONTROLS, MEMORY, SUMS = "parameters.", "controls.", "memory.", "sums."
 LEAST_SHARE = 0.25  # of its deadline that a resumed round has at least: devices must find the server again
@@ -43,6 +48,21 @@ class RoundState:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SecureState:
+    """An open round of masked updates, without what devices have said and sent."""
+
+    id: str
+    terms: Secure
+    asked: Mapping[str, tuple[str, ...]]  # by each phase so far
+    min_rows: int
+    elapsed_s: float
+    deadline_s: float
+    left_s: float  # of the present phase
+    refused: Mapping[str, str] = field(default_factory=dict)
+    rejected: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class FederationState:
     """A federation between two events."""
 
@@ -51,6 +71,7 @@ class FederationState:
     durations: tuple[float, ...] = ()
     known: Mapping[str, int] = field(default_factory=dict)  # device -> rows
     round: RoundState | None = None
+    masked: SecureState | None = None  # in its place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +84,7 @@ class SurveyState:
     durations: tuple[float, ...] = ()
     taken: int = 0  # rounds since the study began
     round: RoundState | None = None
+    masked: SecureState | None = None  # in its place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,15 +134,43 @@ def resume_round(state: RoundState, parameters: Mapping[str, np.ndarray], *, che
     return again
 
 
+def secure_state(round: SecureRound, now: float) -> SecureState:
+    """Return what of an open round of masked updates must be kept beside what came."""
+    asked, ends = round.standing
+    return SecureState(
+        id=round.id,
+        terms=round.asked,
+        asked=asked,
+        min_rows=round.min_rows,
+        elapsed_s=max(0.0, now - round.opened),
+        deadline_s=round.deadline - round.opened,
+        left_s=max(0.0, ends - now),
+        refused=dict(round.refused),
+        rejected={device: dict(counts) for device, counts in round.rejected.items()},
+    )
+
+
+def resume_secure(state: SecureState, layout: Layout, *, now: float) -> SecureRound:
+    """Return the round in the phase it was in, to be told what came; at least a quarter of the phase is left."""
+    elapsed = min(state.elapsed_s, (1 - LEAST_SHARE) * state.deadline_s)
+    opened, phase_s = now - elapsed, state.deadline_s if len(state.asked) == 1 else state.terms.phase_s
+    deadline = opened + state.deadline_s
+    again = SecureRound(state.id, state.terms, opened=opened, deadline=deadline, layout=layout, min_rows=state.min_rows)
+    again.stand(state.asked, phase_deadline=now + max(state.left_s, LEAST_SHARE * phase_s))
+    again.refused = dict(state.refused)
+    again.rejected = {device: Counter(counts) for device, counts in state.rejected.items()}
+    return again
+
+
 def state_of(federation: Federation, now: float) -> FederationState:
     """Return the facts of a federation; its arrays are `arrays_of`."""
-    masked = isinstance(federation.round, SecureRound)  # its secrets die with it: a restarted server begins the next
     return FederationState(
-        history=(*federation.history, *((federation.cut_short(now),) if masked else ())),
+        history=tuple(federation.history),
         last_round=dict(federation.last_round),
         durations=tuple(federation.durations),
         known=dict(federation.known),
         round=round_state(federation.round, now) if isinstance(federation.round, Round) else None,
+        masked=secure_state(federation.round, now) if isinstance(federation.round, SecureRound) else None,
     )
 
 
@@ -147,6 +197,8 @@ def resume(federation: Federation, state: FederationState, arrays: Mapping[str, 
     federation.last_round, federation.durations = dict(state.last_round), list(state.durations)
     if state.round is not None:
         federation.round = resume_round(state.round, federation.offered, check=federation.checked, now=now)
+    if state.masked is not None:
+        federation.round = resume_secure(state.masked, Mean(federation.shapes), now=now)
 
 
 def survey_state(survey: Survey, now: float) -> SurveyState:
@@ -157,7 +209,8 @@ def survey_state(survey: Survey, now: float) -> SurveyState:
         rows=survey.rows,
         durations=tuple(survey.durations),
         taken=len(survey.sums),
-        round=None if survey.round is None else round_state(survey.round, now),
+        round=round_state(survey.round, now) if isinstance(survey.round, Round) else None,
+        masked=secure_state(survey.round, now) if isinstance(survey.round, SecureRound) else None,
     )
 
 
@@ -173,6 +226,8 @@ def resume_survey(survey: Survey, state: SurveyState, arrays: Mapping[str, np.nd
     survey.members, survey.rows = frozenset(state.members), state.rows
     if state.round is not None:
         survey.round = resume_round(state.round, {}, check=survey.checked, now=now)
+    if state.masked is not None:
+        survey.round = resume_secure(state.masked, Sum(survey.study.task().outputs), now=now)
 
 
 def buffer_state(buffer: Buffer, now: float) -> BufferState:

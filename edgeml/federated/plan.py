@@ -8,8 +8,8 @@ from typing import Literal
 
 from edgeml.federated.aggregate import Believe
 from edgeml.federated.cohort import CohortOptions, Patience
+from edgeml.federated.masks import Masks
 from edgeml.federated.privacy import Privacy
-from edgeml.federated.secagg import Masks
 from edgeml.federated.server_step import ServerStep
 from edgeml.federated.strategy import Strategy, strategy
 from edgeml_runtime.wire.holdout import part_of

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from edgeml.federated.roll import State
 
+KEYLESS = "its agent reports no key for secure aggregation: update it"
+
 
 @dataclass(frozen=True, kw_only=True)
 class RoundResult:
@@ -48,3 +50,8 @@ def gave_up(history: Sequence[RoundResult], most: int) -> bool:
     """Return whether the last `most` rounds were all abandoned."""
     last = history[-most:]
     return len(last) == most and all(result.state == State.ABANDONED.value for result in last)
+
+
+def culprits(history: Sequence[RoundResult]) -> dict[str, str]:
+    """Return the devices that spoilt a masked sum, which are not asked again, and when they did."""
+    return {r.culprit: f"its shares did not open in round {r.round}" for r in history if r.culprit}

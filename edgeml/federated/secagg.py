@@ -5,62 +5,31 @@
 `SecureRound` takes the place of a `Round`: it is fed the same events, and what devices say between. In the end it has
 the mean of the updates of those that sent one, and never had any of them. Devices may go at any time: until they have
 sent their masked update nothing of them is in the sum, after that all of it.
+
+A server that dies goes on in the same phase: what it asks follows from what it has written down, so it asks the
+same again, and never about another set of survivors. Hence `asks` may be sent only once the round is written down.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
 
 import numpy as np
 
-from edgeml.errors import UserError
+from edgeml.federated.layouts import Layout
 from edgeml.federated.opening import Opener, Unopened
 from edgeml.federated.roll import OTHERS, Roll, State
 from edgeml.federated.updates import BadUpdate, Update, fault_of
 from edgeml_runtime.wire import MalformedMessage, WireError, masking, shamir
 from edgeml_runtime.wire.masking import MASKED, halves
 from edgeml_runtime.wire.messages import Secure
-from edgeml_runtime.wire.secure import MAX_DEVICES, Ask, Say, signed_by
+from edgeml_runtime.wire.secure import Ask, Say, signed_by
 
 KEYS_BYTES, COMMITMENT_BYTES = 2 * masking.KEY_BYTES, 32
 SEALED_BYTES = 2 * shamir.SHARE_BYTES + 16  # two shares and Poly1305's tag
-
-
-@dataclass(frozen=True, kw_only=True)
-class Masks:
-    """How a plan sums updates unseen. `bound` is of every value of an update; larger ones are cut to it."""
-
-    bound: float = 4.0
-    bits: Literal[16, 32, 64] = 32  # of a value on the wire
-    share: float = 0.67  # of the cohort that must last to the end
-    phase_s: float = 15.0
-
-    def __post_init__(self) -> None:
-        if not 0.5 < self.share <= 1:
-            raise UserError(f"a share of {self.share}: more than half of the cohort must last, at most all of it")
-        if not self.bound > 0 or not self.phase_s > 0:
-            raise UserError(f"bound {self.bound} and phase_s {self.phase_s} must be above 0")
-
-
-def terms(masks: Masks, keys: Mapping[str, str], *, least: int, rows: int) -> Secure:
-    """Return what a round over the devices of `keys` asks; `rows` weigh 1, 0: all devices the same.
-
-    Raises UserError when so many devices do not fit one round.
-    """
-    if not 2 <= len(keys) <= MAX_DEVICES:
-        raise UserError(
-            f"secure aggregation of {len(keys)} devices: it takes 2 to {MAX_DEVICES} at once; "
-            f"{'ask more devices' if len(keys) < 2 else 'choose a smaller cohort'}"
-        )
-    count = len(keys)
-    threshold = min(count, max(least, 2, int(masks.share * count) + 1))
-    return Secure(
-        keys=dict(keys), threshold=threshold, bound=masks.bound, rows=rows, bits=masks.bits, phase_s=masks.phase_s
-    )
 
 
 class Phase(StrEnum):
@@ -84,20 +53,19 @@ class SecureRound(Roll):
         *,
         opened: float,
         deadline: float,
-        shapes: Mapping[str, tuple[int, ...]],
+        layout: Layout,
         min_rows: int = 1,
     ) -> None:
         """Open it; `deadline` is of the training, after which every phase has `asked.phase_s`."""
         super().__init__(id, frozenset(asked.keys), quorum=asked.threshold, opened=opened)  # updates without values
         self.asked, self.phase, self.target = asked, Phase.KEYS, asked.threshold
         self.deadline, self.min_rows = deadline, min_rows
-        self.weight = 0.0
         self.culprit = ""  # the device whose shares did not open
-        self._shapes, self._phase_deadline = dict(shapes), deadline
+        self._layout, self._phase_deadline = layout, deadline
         self._expected: dict[Phase, tuple[str, ...]] = {Phase.KEYS: tuple(sorted(self.cohort))}
         self._said: dict[Phase, dict[str, Say]] = {phase: {} for phase in Phase}
         self._sizes: Counter[str] = Counter()
-        self._total = np.zeros(masking.length(shapes), masking.ring(asked.bits))
+        self._total = np.zeros(layout.length, masking.ring(asked.bits))
         self._asks: dict[str, Ask] = {}  # the last one of every device
         self._outbox: list[Ask] = []
 
@@ -110,9 +78,11 @@ class SecureRound(Roll):
 
     def said(self, device: str, say: Say, now: float, *, size: int = 0) -> str:
         """Take what a device says between its keys and its shares of the others; return "" or the fault."""
-        if say.phase == "refused" and (say.round, say.device) == (self.id, device):
+        if (say.round, say.device) != (self.id, device):
+            return self._reject(device, "replayed")  # it was signed, but not for here: anybody may have sent it again
+        if say.phase == "refused":
             return self.refuse(device, say.reason[:300], now)
-        fault = self._unwelcome(device, Phase(say.phase) if say.phase != "refused" else self.phase, now)
+        fault = self._unwelcome(device, Phase(say.phase), now)
         known = self._said[Phase.KEYS].get(device)
         anew = fault == "duplicate" and self.phase is Phase.KEYS and say.phase == "keys" and say != known
         if fault and not anew:  # an agent that was started again has new keys, and nobody has the old ones yet
@@ -136,12 +106,13 @@ class SecureRound(Roll):
             masked = self._masked(device, update)
         except WireError as error:
             return self.invalid(device, error, now)
-        self._total += masked
-        self.updates[device] = Update(
-            device, update.rows, {}, metrics=update.metrics, size=update.size + self._sizes[device]
-        )
+        self._add(device, update, masked)
         self._settle(now)
         return ""
+
+    def _add(self, device: str, update: Update, masked: np.ndarray) -> None:
+        self._total += masked
+        self.updates[device] = dataclasses.replace(update, delta={})
 
     def invalid(self, device: str, error: WireError, now: float) -> str:
         """Note that `device` sent something that is none of this round's messages; return the fault."""
@@ -170,14 +141,59 @@ class SecureRound(Roll):
 
     # --- what goes
 
+    @property
+    def asking(self) -> bool:
+        """Whether `asks` has something to send, once the round is written down."""
+        return bool(self._outbox)
+
     def asks(self) -> list[Ask]:
         """Return what devices are to be asked now, once."""
         fresh, self._outbox = self._outbox, []
         return fresh
 
-    def ask_of(self, device: str) -> Ask | None:
-        """Return the last ask of `device`, to be sent again to one that is back."""
-        return self._asks.get(device) if self.state is State.OPEN else None
+    def remind(self, device: str) -> None:
+        """Ask a device that is back once more, unless it has answered."""
+        if self._silent(device) and device in self._asks and self._asks[device] not in self._outbox:
+            self._outbox.append(self._asks[device])
+
+    # --- after a restart
+
+    @property
+    def standing(self) -> tuple[dict[str, tuple[str, ...]], float]:
+        """Return whom the phases so far have asked, by phase, and when the present one ends; see `stand`."""
+        return {phase.value: self._expected[phase] for phase in ORDER if phase in self._expected}, self._phase_deadline
+
+    def stand(self, asked: Mapping[str, tuple[str, ...]], *, phase_deadline: float) -> None:
+        """Be in the phase of an earlier server, which had `asked` these devices; `recall` what they said."""
+        self._expected = {Phase(phase): tuple(devices) for phase, devices in asked.items()}
+        self.phase, self._phase_deadline = ORDER[len(self._expected) - 1], phase_deadline
+
+    def recall(self, device: str, say: Say, *, size: int, took: float) -> None:
+        """Take again what an earlier server had checked and written down."""
+        self._said[Phase(say.phase)][device] = say
+        self._sizes[device] += size
+        if say.phase == "keys":
+            self.took[device] = took
+
+    def recall_update(self, device: str, update: Update) -> None:
+        """Take again a masked update that an earlier server had checked and written down."""
+        self._add(device, update, update.delta[MASKED])
+
+    def go_on(self, now: float) -> None:
+        """Ask those again who have not answered; end the round when answers are lost that others were told of."""
+        for i, phase in enumerate(ORDER[: len(self._expected) - 1]):
+            known = self.updates if phase is Phase.MASKED else self._said[phase]
+            if lost := sorted(set(self._expected[ORDER[i + 1]]) - known.keys()):
+                why = f"the server was started again, and its journal lacks the {phase} of {', '.join(lost)}"
+                self._end(State.ABANDONED, why, now)
+                return
+        if self.phase is not Phase.KEYS:
+            self._ask()
+            self._outbox = [ask for ask in self._outbox if self._silent(ask.device)]
+        self._settle(now)
+
+    def _silent(self, device: str) -> bool:
+        return device not in self._answered and device not in self.refused
 
     # --- checks
 
@@ -191,8 +207,6 @@ class SecureRound(Roll):
         return "duplicate" if known else "late"
 
     def _check(self, device: str, say: Say) -> None:
-        if (say.round, say.device) != (self.id, device):
-            raise MalformedMessage(f"an answer of {say.device} in round {say.round}; expected {device} in {self.id}")
         match self.phase:
             case Phase.KEYS:
                 document = masking.keys_document(self.id, device, say.keys)
@@ -259,15 +273,19 @@ class SecureRound(Roll):
         if self.phase is Phase.UNMASK:
             self._finish(now)
             return
-        asks = {
-            Phase.KEYS: self._ask_shares,
-            Phase.SHARES: self._ask_masked,
-            Phase.MASKED: self._ask_agreement,
-            Phase.AGREED: self._ask_unmasking,
-        }[self.phase](there)
         self.phase = ORDER[ORDER.index(self.phase) + 1]
         self._expected[self.phase] = there
         self._phase_deadline = now + self.asked.phase_s
+        self._ask()
+
+    def _ask(self) -> None:
+        """Prepare what this phase asks of its devices: it follows from the phases before, and nothing else."""
+        asks = {
+            Phase.SHARES: self._ask_shares,
+            Phase.MASKED: self._ask_masked,
+            Phase.AGREED: self._ask_agreement,
+            Phase.UNMASK: self._ask_unmasking,
+        }[self.phase](self._expected[self.phase])
         self._asks = {ask.device: ask for ask in asks}
         self._outbox = list(asks)
 
@@ -294,7 +312,7 @@ class SecureRound(Roll):
 
     def _finish(self, now: float) -> None:
         try:
-            self.change, self.weight = self._unmasked()
+            self.change = self._unmasked()
         except Unopened as error:
             self.culprit = error.device
             self._end(State.ABANDONED, str(error), now)
@@ -303,8 +321,8 @@ class SecureRound(Roll):
         else:
             self._end(State.CLOSED, "all answered" if len(self.updates) == len(self.cohort) else "quorum reached", now)
 
-    def _unmasked(self) -> tuple[dict[str, np.ndarray], float]:
-        """Return the mean and the sum of weights; raise MalformedMessage when the masks cannot be taken off."""
+    def _unmasked(self) -> dict[str, np.ndarray]:
+        """Return what the sum stands for; raise MalformedMessage when the masks cannot be taken off."""
         total, there = self._total.copy(), self._expected[Phase.AGREED]
         keys, said = self._said[Phase.KEYS], self._said[Phase.SHARES]
         opener = Opener(self._expected[Phase.SHARES], self._said[Phase.UNMASK], self.asked.threshold)
@@ -316,14 +334,16 @@ class SecureRound(Roll):
             for name in there:
                 mask = masking.pair_mask(private, keys[name].keys[masking.KEY_BYTES :], total.size, dtype=total.dtype)
                 total += -mask if name < gone else mask
-        weights = sum(int(masking.fixed({}, self.asked, rows=self.updates[name].rows)[0]) for name in there)
+        weights = sum(self._layout.last(self.asked, self.updates[name].rows) for name in there)
         if int(total[-1]) != weights % 2**self.asked.bits:
             raise MalformedMessage("the masks do not cancel, or a device's weight is not of the rows that it told")
-        return masking.mean_of(total, self.asked, self._shapes)
+        return self._layout.read(total, self.asked, devices=len(there))
 
     def _end(self, state: State, why: str, now: float) -> None:
         self.state, self.why, self._ended = state, why, now
         self._outbox, self._asks = [], {}
+        sizes = self._sizes
+        self.updates = {name: dataclasses.replace(u, size=u.size + sizes[name]) for name, u in self.updates.items()}
         if state is State.ABANDONED:
             self.change = None
 

@@ -16,7 +16,7 @@ from edgeml import graph, report
 from edgeml.artifacts import TARGET_SCALE, Dataset, OnnxModel
 from edgeml.autodiff import training_step
 from edgeml.errors import NotFound, UserError
-from edgeml.federated import Believe, BufferOptions, CohortOptions, Plan, Privacy, least_updates, strategy
+from edgeml.federated import Believe, BufferOptions, CohortOptions, Masks, Plan, Privacy, least_updates, strategy
 from edgeml.federated.combinations import check_plan
 from edgeml.federated.partition import check_spec, is_column, partition, skew
 from edgeml.files import Cache
@@ -37,6 +37,7 @@ from edgeml.simulation.simulate import processes
 LOSSES = {"classification": "softmax_cross_entropy", "regression": "mse"}
 MANY = 200  # devices: from here on it pays to start processes
 FOLDER, DOCUMENT = "federations", "report.html"
+GO_WRONG = ("stragglers", "silent", "dropouts", "byzantine", "attack")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,7 @@ class SimulationOptions:
     strategy: str = "fedavg"
     compress: str = ""
     privacy: Privacy = dataclasses.field(default_factory=Privacy)
+    secure: Masks | None = None
     rounds: int | None = None
     per_round: int = 0  # devices asked in each; 0: all
     local_epochs: int | None = None
@@ -59,6 +61,7 @@ class SimulationOptions:
     attack: str = "garbage"
     stragglers: float = 0.0
     silent: float = 0.0
+    dropouts: float = 0.0
     held_out: float = 0.0
     buffer: int = 0  # updates that make an asynchronous step; 0: rounds that begin and end together
     speeds: float = Conditions.speeds
@@ -71,11 +74,12 @@ class SimulationOptions:
     def decisive(self) -> dict[str, Any]:
         """The options that decide the result."""
         beside = ("command", "progress", "workers")
+        masks = {} if self.secure is None else {"secure": dataclasses.asdict(self.secure)}
         return {
             one.name: getattr(self, one.name)
             for one in dataclasses.fields(self)
-            if one.name not in (*beside, "privacy")
-        } | dataclasses.asdict(self.privacy)
+            if one.name not in (*beside, "privacy", "secure")
+        } | {**dataclasses.asdict(self.privacy), **masks}
 
 
 def simulate_project(
@@ -115,7 +119,7 @@ def simulate_project(
         "partition": f"{spec}, {options.devices} devices",
         "strategy": options.strategy,
         "compress": options.compress,
-        "conditions": {name: getattr(options, name) for name in ("stragglers", "silent", "byzantine", "attack")},
+        "conditions": {name: getattr(options, name) for name in GO_WRONG},
         "buffer": options.buffer or None,
         "shares": [len(share) for share in shares],
         "skew": _skew(dataset, shares),
@@ -143,6 +147,7 @@ def plan_of(project: Project, options: SimulationOptions) -> Plan:
         mu=options.mu,
         compress=options.compress,
         privacy=options.privacy,
+        secure=options.secure,
         min_devices=max(min(own.min_devices, options.devices, options.buffer or options.devices), least),
         min_rows=1,
         seed=options.seed,
@@ -223,6 +228,7 @@ def _conditions(options: SimulationOptions) -> Conditions:
     return Conditions(
         stragglers=options.stragglers,
         silent=options.silent,
+        dropouts=options.dropouts,
         byzantine=options.byzantine,
         attack=options.attack,
         held_out=options.held_out,

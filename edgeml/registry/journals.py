@@ -27,7 +27,10 @@ class Page:
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
-    """One update as it arrived, with the seconds it took since its round was opened."""
+    """One update as it arrived, with the seconds it took since its round was opened.
+
+    Of a masked round also what a device has said, by phase: its `round` is then `ROUND/PHASE`, and there is no header.
+    """
 
     round: str
     device: str
@@ -50,12 +53,15 @@ class Journals:
             values["arrays"] = page.arrays
         first = insert(table).values(federation=federation_id, **{"arrays": b"", **values})
         rows = [{"federation": federation_id, **vars(upload)} for upload in uploads]
+        put = insert(ups)
+        newer = {name: put.excluded[name] for name in ("header", "body", "took")}  # a device may say new keys
+        put = put.on_conflict_do_update(index_elements=["federation", "round", "device"], set_=newer)
         with self._engine.begin() as connection:
             connection.execute(first.on_conflict_do_update(index_elements=["federation"], set_=values))
             if anew:
                 connection.execute(sa.delete(ups).where(ups.c.federation == federation_id))
             if rows:
-                connection.execute(insert(ups).on_conflict_do_nothing(), rows)
+                connection.execute(put, rows)
 
     def read(self, federation_id: str) -> tuple[Page | None, list[Upload]]:
         """Return the federation's page and the updates of its open rounds, in the order in which they came."""

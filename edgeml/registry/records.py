@@ -9,8 +9,8 @@ from typing import Any, Literal
 from edgeml.errors import UserError
 from edgeml.federated.buffer import BufferOptions
 from edgeml.federated.cohort import CohortOptions, Patience
+from edgeml.federated.masks import Masks
 from edgeml.federated.privacy import Privacy
-from edgeml.federated.secagg import Masks
 from edgeml.telemetry import Telemetry
 from edgeml_runtime.wire.holdout import objection
 from edgeml_runtime.wire.messages import BenchBlob, BenchJob, Reported

@@ -57,6 +57,7 @@ def _wrong(document: Document) -> list[str]:
     """Return what went wrong on purpose, with the share of devices."""
     given = document.get("conditions", {})
     words = {"byzantine": f"lie ({given.get('attack')})", "stragglers": "are slow", "silent": "do not answer"}
+    words["dropouts"] = "die within secure aggregation"
     return [f"{given[name]:.0%} {what}" for name, what in words.items() if given.get(name)]
 
 
@@ -67,6 +68,7 @@ def _facts(document: Document) -> list[tuple[str, str]]:
         ("rounds", f"{len(rounds):,}"),
         ("sent by devices", size(sum(r["bytes_up"] for r in rounds))),
         ("sent to devices", size(sum(r["bytes_down"] for r in rounds))),
+        *([("of these for masks", size(masks))] if (masks := sum(r.get("bytes_masks", 0) for r in rounds)) else []),
         ("time", f"{number(sum(r['seconds'] for r in rounds))} s"),
     ]
     if aside := max((r.get("held_out", 0) for r in rounds), default=0):

@@ -99,6 +99,14 @@ class Asking:
         if self._inner is not None:
             self._inner.went(device, now)
 
+    @property
+    def asking(self) -> bool:
+        return self._inner is not None and self._inner.asking
+
+    def ask(self) -> None:
+        if self._inner is not None:
+            self._inner.ask()
+
     def served(self, digest: str, count: int) -> None:
         if self._inner is not None:
             self._inner.served(digest, count)

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgeml.artifacts import Task
-from edgeml.federated import Assembly, Buffer, State, Step, check_upload, make_offer, mean_told
+from edgeml.federated import Assembly, Buffer, State, Step, check_upload, fault_of, make_offer, mean_told
 from edgeml.federated.combinations import check_plan
 from edgeml.federated.journal import BufferState, arrays_of, buffer_state, resume_buffer
 from edgeml.registry import RoundRecord, Upload
+from edgeml.server.arrivals import Unproven, collect, read_header, read_update
 from edgeml.server.candidates import candidates
 from edgeml.server.course import Arrays, GiveUp, Kept, RoundEnd, Shop, Work, own_losses
-from edgeml.server.open_round import read_header, read_update
 from edgeml_runtime.wire import BadSignature, WireError, blocks, messages, signed, topics
 from edgeml_runtime.wire.messages import TaskOffer, UpdateHeader
 from edgeml_runtime.wire.plain import from_plain, to_plain
@@ -99,7 +99,7 @@ class Asynchronous:
     def uploaded(self, device: str, round_id: str, payload: bytes, *, now: float) -> None:
         """Take a header or a block of an update to the version that `round_id` names.
 
-        Raises WireError for one that cannot be accepted; the buffer knows of it and does not wait for that device.
+        Raises WireError for one that cannot be accepted; the buffer does not wait for a device that has signed such.
         """
         version, ticket = self._version(round_id), self._buffer.tickets.get(device)
         if version is None:
@@ -111,8 +111,8 @@ class Asynchronous:
             return
         try:
             self._take(device, payload, version=version, now=now)
-        except BadSignature:
-            self._buffer.count(device, "unsigned")  # says nothing of the device: anybody may have sent it
+        except (BadSignature, Unproven) as error:
+            self._buffer.count(device, fault_of(error))  # says nothing of the device: anybody may have sent it
             raise
         except WireError as error:
             self._buffer.invalid(device, error, version=version)
@@ -132,6 +132,13 @@ class Asynchronous:
     def went(self, device: str, now: float) -> None:
         """A device is offline: nobody waits for it."""
         self._buffer.lost(device)
+
+    @property
+    def asking(self) -> bool:
+        return False
+
+    def ask(self) -> None:
+        """Nothing: masks need a cohort that begins and ends together."""
 
     def served(self, digest: str, count: int) -> None:
         """Count bytes sent to devices for this federation."""
@@ -220,21 +227,18 @@ class Asynchronous:
         return int(number) - 1 if run == self._work.run and number.isdigit() else None
 
     def _take(self, device: str, payload: bytes, *, version: int, now: float) -> None:
-        assembly, asked = self._assemblies[device], self._buffer.tickets[device].asked
-        if blocks.is_block(payload):
-            assembly.add(blocks.decode(payload))
-        else:
-            header = read_header(payload, device, self._shop.roster.key)
-            if header.refused:
-                self._buffer.refuse(device, header.refused, version=version)
-                return
-            assembly.open(header)
-        if assembly.complete and assembly.header is not None:
-            header, body = assembly.header, assembly.data()
-            if not self._buffer.receive(read_update(header, body), version=version):
-                kept = messages.encode(header)
-                self._fresh.append(Upload(round=header.round, device=device, header=kept, body=body, took=now - asked))
-            self._ask_at = now
+        asked = self._buffer.tickets[device].asked
+        arrived = collect(self._assemblies[device], payload, self._shop.roster.key)
+        if arrived is None:
+            return
+        header, body = arrived.header, arrived.body
+        if header.refused:
+            self._buffer.refuse(device, header.refused, version=version)
+            return
+        if not self._buffer.receive(read_update(header, body), version=version):
+            kept = messages.encode(header)
+            self._fresh.append(Upload(round=header.round, device=device, header=kept, body=body, took=now - asked))
+        self._ask_at = now
 
     def _record(self, step: Step) -> RoundRecord:
         down, self._bytes_down = self._bytes_down, 0

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edgeml.federated import Assembly, BadUpdate, Round, SecureRound, Update
+from edgeml.federated import Assembly, Round, SecureRound, fault_of
+from edgeml.federated.secagg import Phase
 from edgeml.registry import Upload
-from edgeml_runtime.wire import BadSignature, WireError, blocks, messages, secure, tensors, topics
+from edgeml.server.arrivals import Unproven, collect, read_update
+from edgeml_runtime.wire import BadSignature, WireError, messages, secure, topics
 from edgeml_runtime.wire.messages import TaskOffer, UpdateHeader
-from edgeml_runtime.wire.updates import check_signature
 
 
 class OpenRound:
@@ -30,14 +31,18 @@ class OpenRound:
         }
 
     def take(self, device: str, payload: bytes, *, now: float) -> None:
-        """Take a header or a block of an update.
+        """Take a header or a block of an update; raise WireError for one that cannot be accepted.
 
-        Raises WireError for one that cannot be accepted; the round knows of it and does not wait for that device.
+        The round knows of what a device has signed, and does not wait for it; what anybody may have sent is counted.
         """
+        assembly = self._assemblies.get(device)
+        if assembly is None:
+            self.machine.count(device, "stranger")
+            return
         try:
-            self._take(device, payload, now)
-        except BadSignature:
-            self.machine.count(device, "unsigned")  # says nothing of the device: anybody may have sent it
+            self._take(assembly, payload, now)
+        except (BadSignature, Unproven) as error:
+            self.machine.count(device, fault_of(error))
             raise
         except WireError as error:
             self.machine.invalid(device, error, now)
@@ -45,35 +50,62 @@ class OpenRound:
 
     def replay(self, uploads: Iterable[Upload], now: float) -> None:
         """Take what an earlier server had kept of this round."""
+        machine = self.machine
         for upload in uploads:
-            if upload.round == self.machine.id:
-                header = messages.decode(UpdateHeader, upload.header)
-                self._accept(header, upload.body, now)
-                self.machine.took[upload.device] = upload.took
+            round_id, _, phase = upload.round.partition("/")
+            if round_id != machine.id:
+                continue
+            if isinstance(machine, SecureRound):
+                self._recall(machine, upload, said=bool(phase))
+                continue
+            self._accept(messages.decode(UpdateHeader, upload.header), upload.body, now)
+            machine.took[upload.device] = upload.took
+        if isinstance(machine, SecureRound):
+            machine.go_on(now)
 
     def said(self, device: str, payload: bytes, *, now: float) -> None:
         """Take what a device says in secure aggregation; raise WireError for what cannot be accepted."""
-        if not isinstance(self.machine, SecureRound) or device not in self.machine.cohort:
-            self.machine.count(device, "stranger")
+        machine = self.machine
+        if not isinstance(machine, SecureRound) or device not in machine.cohort:
+            machine.count(device, "stranger")
             return
         try:
-            self.machine.said(device, secure.decode_say(payload, self._key_of(device)), now, size=len(payload))
+            say = secure.decode_say(payload, self._key_of(device))
+            if not machine.said(device, say, now, size=len(payload)) and say.phase != "refused":
+                self._keep(f"{machine.id}/{say.phase}", device, body=payload)
         except BadSignature:
-            self.machine.count(device, "unsigned")
+            machine.count(device, "unsigned")
             raise
         except WireError as error:
-            self.machine.invalid(device, error, now)
+            machine.invalid(device, error, now)
             raise
 
+    @property
+    def asking(self) -> bool:
+        """Whether devices are to be asked something, as soon as what `kept` returns is written down."""
+        return isinstance(self.machine, SecureRound) and self.machine.asking
+
     def asks(self, key: Ed25519PrivateKey) -> list[tuple[str, bytes]]:
-        """Return what devices are to be asked now, signed by `key`: topics and payloads."""
+        """Return what devices are to be asked now, signed by `key`: topics and payloads.
+
+        The journal must have the round as it stands before any of these leaves: a server that comes back must not ask
+        about other survivors.
+        """
         asks = self.machine.asks() if isinstance(self.machine, SecureRound) else []
         return [self._signed(ask, key) for ask in asks]
 
-    def ask_again(self, device: str, key: Ed25519PrivateKey) -> list[tuple[str, bytes]]:
-        """Return the last ask of a device that is back, see `asks`."""
-        ask = self.machine.ask_of(device) if isinstance(self.machine, SecureRound) else None
-        return [] if ask is None else [self._signed(ask, key)]
+    def remind(self, device: str) -> None:
+        """Ask a device that is back what it has not answered."""
+        if isinstance(self.machine, SecureRound):
+            self.machine.remind(device)
+
+    def remind_all(self) -> bool:
+        """Ask everybody what they have not answered; return whether the offer has had its time."""
+        if not isinstance(self.machine, SecureRound) or self.machine.phase is Phase.KEYS:
+            return False
+        for device in sorted(self.machine.cohort):
+            self.machine.remind(device)
+        return True
 
     def _signed(self, ask: secure.Ask, key: Ed25519PrivateKey) -> tuple[str, bytes]:
         payload = secure.encode_ask(ask, key)
@@ -90,39 +122,26 @@ class OpenRound:
         fresh, self._fresh = self._fresh, []
         return fresh
 
-    def _take(self, device: str, payload: bytes, now: float) -> None:
-        assembly = self._assemblies.get(device)
-        if assembly is None:
-            self.machine.count(device, "stranger")
+    def _take(self, assembly: Assembly, payload: bytes, now: float) -> None:
+        arrived = collect(assembly, payload, self._key_of)
+        if arrived is None:
             return
-        if blocks.is_block(payload):
-            assembly.add(blocks.decode(payload))
-        else:
-            header = read_header(payload, device, self._key_of)
-            if header.refused:
-                self.machine.refuse(device, header.refused, now)
-                return
-            assembly.open(header)
-        if assembly.complete and assembly.header is not None:
-            header, body = assembly.header, assembly.data()
-            if not self._accept(header, body, now) and isinstance(self.machine, Round):
-                took = self.machine.took[device]
-                encoded = messages.encode(header)
-                self._fresh.append(Upload(round=header.round, device=device, header=encoded, body=body, took=took))
+        if arrived.header.refused:
+            self.machine.refuse(assembly.device, arrived.header.refused, now)
+        elif not self._accept(arrived.header, arrived.body, now):
+            self._keep(self.machine.id, assembly.device, header=messages.encode(arrived.header), body=arrived.body)
 
     def _accept(self, header: UpdateHeader, body: bytes, now: float) -> str:
         return self.machine.receive(header.device, read_update(header, body), now)
 
+    def _keep(self, key: str, device: str, *, body: bytes, header: bytes = b"") -> None:
+        took = self.machine.took.get(device, 0.0)
+        self._fresh.append(Upload(round=key, device=device, header=header, body=body, took=took))
 
-def read_header(payload: bytes, device: str, key_of: Callable[[str], str]) -> UpdateHeader:
-    """Return the header that `device` sent and signed; raise WireError when it did not."""
-    header = messages.decode(UpdateHeader, payload)
-    if header.device != device:
-        raise BadUpdate("stranger", f"an update of {header.device} on the topic of {device}")
-    check_signature(header, key_of(device))
-    return header
-
-
-def read_update(header: UpdateHeader, body: bytes) -> Update:
-    """Return the update that came as `header` and `body`, not yet checked; raise WireError when it is none."""
-    return Update(header.device, header.rows, tensors.unpack(body), metrics=header.metrics, size=header.size)
+    def _recall(self, machine: SecureRound, upload: Upload, *, said: bool) -> None:
+        device, body = upload.device, upload.body
+        if said:
+            say = secure.decode_say(body, machine.asked.keys[device])
+            machine.recall(device, say, size=len(body), took=upload.took)
+        else:
+            machine.recall_update(device, read_update(messages.decode(UpdateHeader, upload.header), body))

@@ -89,18 +89,17 @@ def fitted(learner: Learner, found: Any, options: FederationOptions) -> Candidat
 
 
 def asked_about(learner: Learner, model: OnnxModel, options: FederationOptions) -> Candidate:
-    """Return `model` as a candidate, with the questions about it: none where answers must be masked or noised."""
-    private = options.secure is not None or bool(options.privacy.where)
-    return Candidate(model, learner.surveys(model) if options.ask_fleet and not private else {})
+    """Return `model` as a candidate, with the questions about it: none where answers must be noised."""
+    asks = options.ask_fleet and not options.privacy.where
+    return Candidate(model, learner.surveys(model) if asks else {})
 
 
 def _study(learner: Learner, options: FederationOptions) -> Study:
     if options.mode != "sync":
         raise UserError(f"{options.family} is fitted by sums over all devices: they cannot be asynchronous; use sync")
-    if options.secure is not None or options.privacy.where:
+    if options.privacy.where:
         raise UserError(
-            f"{options.family} is fitted by sums that the server sees, and that carry no noise: leave secure and "
-            f"privacy out, or train a network in rounds"
+            f"{options.family} is fitted by sums that carry no noise: leave privacy out, or train a network in rounds"
         )
     if learner.study is None or learner.fitted is None:
         raise UnsupportedModel(f"{options.family}: this model has no description of its rows to fit it on")

@@ -63,6 +63,7 @@ class Rounds:
         """Go on if the worker is done, a deadline has passed, or enough devices have come."""
         try:
             self._tick(now)
+            self._send_asks(now)
         except (EdgeMLError, DeviceError) as error:
             self._end(FAILED, str(error))
         except Exception as error:  # the server outlives a bug in one federation; the log has its trace
@@ -133,6 +134,12 @@ class Rounds:
             self._happened(event, now)
         elif course.open_rounds != before:
             self._keep(now)
+
+    def _send_asks(self, now: float) -> None:
+        """Ask devices what the open round wants to know, once the journal has it: after a death it asks the same."""
+        if self._course is not None and self._course.asking and not self.is_over:
+            self._keep(now)
+            self._course.ask()
 
     def _begin(self, start: Start, now: float) -> None:
         self._start, registry = start, self._shop.registry

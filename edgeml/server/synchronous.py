@@ -21,9 +21,10 @@ from edgeml.federated.journal import (
     survey_state,
 )
 from edgeml.registry import RoundRecord, Upload
+from edgeml.server.arrivals import read_header
 from edgeml.server.candidates import candidates, keyless
 from edgeml.server.course import Arrays, GiveUp, Kept, RoundEnd, Shop, Work, own_losses
-from edgeml.server.open_round import OpenRound, read_header
+from edgeml.server.open_round import OpenRound
 from edgeml_runtime.wire import WireError, blocks, messages, signed, topics
 from edgeml_runtime.wire.messages import TaskOffer
 from edgeml_runtime.wire.plain import from_plain, to_plain
@@ -79,7 +80,7 @@ class Synchronous:
     def tick(self, now: float) -> RoundEnd | GiveUp | None:
         """Conclude the round that is over, or open the next; say what came of it."""
         if self._open is not None:
-            return self._go_on(self._open, now)
+            return self._conclude(self._open, now)
         if self._federation.given_up:
             return GiveUp(f"{self._options.max_abandoned} rounds in a row were abandoned")
         return None if now < self._not_before else self._begin(now)
@@ -109,7 +110,7 @@ class Synchronous:
             self._open.machine.back(device, now)
             if live and device not in self._open.machine.updates:
                 self.resend()
-            self._send(self._open.ask_again(device, self._shop.registry.signing_key()))
+            self._open.remind(device)
 
     def went(self, device: str, now: float) -> None:
         """A device is offline: with a quorum, nobody waits for it."""
@@ -121,9 +122,19 @@ class Synchronous:
         if self._open is not None:
             self._open.served(digest, count)
 
-    def resend(self) -> None:
-        """Publish the open round's offer; devices that are at it or done know its id."""
+    @property
+    def asking(self) -> bool:
+        return self._open is not None and self._open.asking
+
+    def ask(self) -> None:
+        """Send what secure aggregation asks of devices."""
         if self._open is not None:
+            for topic, payload in self._open.asks(self._shop.registry.signing_key()):
+                self._shop.publish(topic, payload, qos=1)
+
+    def resend(self) -> None:
+        """Publish the open round's offer; devices that are at it or done know its id. Under masks, ask once more."""
+        if self._open is not None and not self._open.remind_all():
             self._shop.publish(topics.task(self._open.machine.id), self._open.envelope, qos=1)
 
     # --- the journal
@@ -202,7 +213,8 @@ class Synchronous:
         known, old = self._candidates(), keyless(self._shop.roster, it.model)
         if isinstance(it, Survey) and it.members:
             gone = ", ".join(sorted(it.members - {one.device for one in known}))
-            return self._skipped(it.skip(f"{gone} answered before and cannot now: the sums begin again"), now)
+            then = "the sums begin again" if it.plan.secure is None else "a masked sum without it would tell its answer"
+            return self._skipped(it.skip(f"{gone} answered before and cannot now: {then}"), now)
         rows = ", ".join(f"{one.device} {one.rows}" for one in known) or "none"
         why = "; ".join(f"{device}: {reason}" for device, reason in sorted(it.passed_over.items()))
         ready, needed = len(known) - len(it.passed_over), max(options.min_devices, options.cohort.least)
@@ -231,17 +243,6 @@ class Synchronous:
             epsilon=result.epsilon,
         )
         return RoundEnd(record, self._federation.parameters)
-
-    def _go_on(self, current: OpenRound, now: float) -> RoundEnd | None:
-        """Conclude the round if it is over; else ask what secure aggregation wants to know now."""
-        ended = self._conclude(current, now)
-        if ended is None:
-            self._send(current.asks(self._shop.registry.signing_key()))
-        return ended
-
-    def _send(self, asks: Sequence[tuple[str, bytes]]) -> None:
-        for topic, payload in asks:
-            self._shop.publish(topic, payload, qos=1)
 
     def _conclude(self, current: OpenRound, now: float) -> RoundEnd | None:
         result = self._federation.conclude(now)

@@ -1,4 +1,4 @@
-"""What goes wrong in a simulated fleet: devices that do less, say nothing, or lie. Drawn by seed and round."""
+"""What goes wrong in a simulated fleet: devices do less, say nothing, fall out, or lie. Drawn by seed and round."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeml.errors import UserError
+from edgeml.federated.secagg import Phase
 from edgeml.simulation.device import ATTACKS, Call
 
 MAX_SPEEDS = 5.0  # the slowest of a thousand devices then takes a million times as long as the middle one
-_STRAGGLE, _SILENCE, _LIE = range(3)  # what a draw is for
+_STRAGGLE, _SILENCE, _LIE, _FALL = range(4)  # what a draw is for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,12 +20,14 @@ class Conditions:
     """Shares of devices, 0 to 1. Liars are the same in every round, the others are drawn anew.
 
     A straggler has time for 1 to E local epochs, any number as likely (arXiv 1812.06127, 5.2); without `partial` it
-    comes too late and is not waited for. `held_out` of every device's rows are kept back to judge its own model on.
+    comes too late and is not waited for. `dropouts` die within a masked round, in any of its phases. `held_out` of
+    every device's rows are kept back to judge its own model on.
     """
 
     stragglers: float = 0.0
     partial: bool = True
     silent: float = 0.0
+    dropouts: float = 0.0
     byzantine: float = 0.0
     attack: str = "garbage"
     held_out: float = 0.0
@@ -32,7 +35,7 @@ class Conditions:
     workers: int = 0  # processes; 0: none but this one
 
     def __post_init__(self) -> None:
-        for name in ("stragglers", "silent", "byzantine", "held_out"):
+        for name in ("stragglers", "silent", "dropouts", "byzantine", "held_out"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} {getattr(self, name)}: a share of devices or rows is from 0 to 1")
         if self.attack not in ATTACKS:
@@ -46,6 +49,13 @@ class Conditions:
         """Return the devices that attack."""
         drawn = drawn_of(len(devices), self.byzantine, np.random.default_rng([_LIE, seed]))
         return frozenset(np.array(devices)[drawn].tolist())
+
+    def falls(self, cohort: Sequence[str], *, seed: int, number: int) -> dict[str, Phase]:
+        """Return who dies in round `number`, and before its answer in which phase of secure aggregation."""
+        rng = np.random.default_rng([_FALL, seed, number])
+        fallen = drawn_of(len(cohort), self.dropouts, rng)
+        phases = [list(Phase)[i] for i in rng.integers(0, len(Phase), len(cohort))]
+        return {device: phase for device, phase, falls in zip(cohort, phases, fallen, strict=True) if falls}
 
     def calls(
         self, cohort: Sequence[str], graphs: Mapping[int, str], *, liars: frozenset[str], seed: int, number: int

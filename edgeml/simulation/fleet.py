@@ -56,6 +56,7 @@ class RoundTold:
     bytes_down: int
     seconds: float  # on this machine, scoring included
     epsilon: float | None = None  # spent until here, with differential privacy
+    bytes_masks: int = 0  # of bytes_up and bytes_down, what an open round would not have cost
     held_out: int = 0  # rows of the participants that they did not learn from
     staleness: Mapping[str, int] = field(default_factory=dict)  # device -> steps made since it was asked
     clock_s: float | None = None  # of the devices, since the beginning: what asynchronous steps are ordered by

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from edgeml.artifacts import Rows
 from edgeml.errors import UserError
-from edgeml.federated import BufferOptions, Federation, Plan, Round
+from edgeml.federated import BufferOptions, Candidate, Federation, Plan, Round, SecureRound
 from edgeml.simulation.conditions import Conditions
 from edgeml.simulation.crew import Crew
-from edgeml.simulation.device import Call, Judged, update_of
+from edgeml.simulation.device import Call, Judged, Reply, update_of
 from edgeml.simulation.fleet import MODEL, RUN, Fleet, RoundTold, bytes_down, scores
 from edgeml.simulation.flow import Flow
+from edgeml.simulation.masked import Exchange, Identities, Spent
 from edgeml.simulation.setting import Setting
 from edgeml_runtime.wire import MalformedMessage, tensors
 from edgeml_runtime.wire.holdout import places
@@ -58,8 +59,8 @@ def simulate(
 
     Raises UserError when the strategy does not fit the model, or too few devices have rows enough.
     """
-    if plan.secure is not None:
-        raise UserError("secure aggregation is not simulated: leave it out; the sums are the same without masks")
+    if conditions.dropouts and plan.secure is None:
+        raise UserError("dropouts die within secure aggregation: give secure, or silent devices in place of them")
     shares, held_out = _split(fleet, conditions.held_out)
     rows = {name: len(one) for name, one in shares.items()}
     told: list[RoundTold] = []
@@ -96,6 +97,7 @@ class _Loop:
         )
         self._now = 0.0  # of the machines: only deadlines make it move
         self._have_graph: set[str] = set()
+        self._known = Identities(self.rows if self.plan.secure is not None else ())
 
     @property
     def finished(self) -> bool:
@@ -111,7 +113,7 @@ class _Loop:
         machine = self._begin()
         offer, blob = federation.offer(self.task)
         calls = self.setting.calls(sorted(machine.cohort), offer, number=len(federation.history))
-        self._train(machine, calls, offer=offer, blob=blob)
+        masked = self._train(machine, calls, offer=offer, blob=blob)
         if machine.outcome is None:
             self._now = max(self._now, machine.deadline)
         result, outcome = federation.conclude(self._now), machine.outcome
@@ -135,32 +137,46 @@ class _Loop:
             loss_before=result.loss_before,
             loss_after=result.loss,
             bytes_up=result.bytes_up,
-            bytes_down=bytes_down(offer, blob, asked=len(machine.cohort), fresh=len(fresh)),
+            bytes_down=bytes_down(offer, blob, asked=len(machine.cohort), fresh=len(fresh)) + masked.bytes_down,
             seconds=time.perf_counter() - began,
             epsilon=result.epsilon,
+            bytes_masks=masked.bytes_masks,
         )
 
-    def _begin(self) -> Round:
+    def _begin(self) -> Round | SecureRound:
         federation, before = self.federation, -1
         machine = None
         while machine is None and len(federation.history) > before and not federation.finished:
             before = len(federation.history)  # it grows where chance drew too few: then it draws again
-            machine = federation.begin(self.rows, self._now)
+            machine = federation.begin(self._candidates(), self._now)
         if machine is None:
             ready = sum(count >= self.plan.min_rows for count in self.rows.values())
             raise UserError(
                 f"{ready} of {len(self.rows)} devices have {self.plan.min_rows} rows or more, and a round needs "
                 f"{self.plan.quorum}: lower min_rows or min_devices, or ask for fewer devices"
             )
-        assert isinstance(machine, Round), "plans with masks are refused before"
         return machine
 
-    def _train(self, machine: Round, calls: Sequence[Call], *, offer: TaskOffer, blob: bytes) -> None:
+    def _candidates(self) -> list[Candidate]:
+        keys = self._known.public
+        return [Candidate(device=name, rows=count, key=keys.get(name, "")) for name, count in self.rows.items()]
+
+    def _train(self, machine: Round | SecureRound, calls: Sequence[Call], *, offer: TaskOffer, blob: bytes) -> Spent:
         """Feed every answer into `machine`, in an order that does not depend on the processes."""
         replies = {reply.device: reply for reply in self.crew.train(calls, offer, blob)}
-        rng = np.random.default_rng([self.plan.seed, len(self.federation.history)])
-        for device in rng.permutation(sorted(replies)).tolist():
-            reply = replies.pop(device)
+        seed, number = self.plan.seed, len(self.federation.history)
+        order = np.random.default_rng([seed, number]).permutation(sorted(replies)).tolist()
+        if isinstance(machine, SecureRound):
+            falls = self.setting.conditions.falls(sorted(machine.cohort), seed=seed, number=number)
+            spent = Exchange(machine, offer, self._known, falls=falls, now=self._now).run(map(replies.pop, order))
+            self._now = spent.now
+            return spent
+        self._receive(machine, map(replies.pop, order))
+        return Spent(self._now)
+
+    def _receive(self, machine: Round, replies: Iterable[Reply]) -> None:
+        for reply in replies:
+            device = reply.device
             if reply.refused:
                 machine.refuse(device, reply.refused, self._now)
                 continue

@@ -43,17 +43,17 @@ def objection(offer: TaskOffer, policy: Policy) -> str:
         compress.parse(offer.compress)
     except MalformedMessage as error:
         return str(error)
-    wanted = bool(offer.compress or offer.clip_norm or offer.noise or offer.secure)
-    demanded = bool(policy.clip_norm or policy.noise or policy.secure)
+    wanted = bool(offer.compress or offer.clip_norm or offer.noise)
+    demanded = bool(policy.clip_norm or policy.noise)
     if offer.kind != "training" and (wanted or demanded):
         who = "the offer asks" if wanted else "the owner's policy asks"
-        return f"{who} for clipping, noise, compression or secure aggregation, which training has and {offer.kind} not"
+        return f"{who} for clipping, noise or compression, which training has and {offer.kind} not"
     if max(offer.noise, policy.noise) > 0 and not (offer.clip_norm or policy.clip_norm):
         return "noise without a clip_norm protects nothing: give both"
     if offer.secure is not None and offer.compress:
         return f"secure aggregation and {offer.compress} exclude each other: masks cannot be compressed"
     if policy.secure and offer.secure is None:
-        return "the owner's policy gives updates to secure aggregation only, and the offer wants to see them"
+        return "the owner's policy gives answers to secure aggregation only, and the offer wants to see them"
     return ""
 
 

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from edgeml_runtime.errors import MalformedMessage, TaskRefused, WireError
-from edgeml_runtime.wire import masking, shamir
+from edgeml_runtime.wire import masked_sums, masking, shamir
 from edgeml_runtime.wire.messages import TaskOffer
 from edgeml_runtime.wire.secure import MAX_DEVICES, SIGNATURE_BYTES, Ask, Say, signed_by
 
@@ -84,6 +84,10 @@ def objection(offer: TaskOffer, device: str, public: str, *, peers: Collection[s
         return f"secure aggregation with bound {asked.bound:g}, phase_s {asked.phase_s:g} and rows {asked.rows}"
     if masking.whole(asked) < LEAST_STEPS:
         return f"{asked.bits} bits leave {masking.whole(asked)} steps for {count} devices: use more bits"
+    if bool(asked.ranges) == (offer.kind == "training") or (asked.ranges and asked.bits != 64):
+        return f"masks of {asked.bits} bits and {len(asked.ranges)} ranges: {offer.kind} cannot be summed so"
+    if wrong := [name for name, most in asked.ranges.items() if not 0 < most <= masked_sums.LARGEST_RANGE]:
+        return f"a range of {asked.ranges[wrong[0]]:g} for {wrong[0]!r}: from above 0 to 2^100"
     return ""
 
 
@@ -119,8 +123,13 @@ class Member:
         return self.phase not in (Phase.DONE, Phase.REFUSED)
 
     def begin(self, update: Mapping[str, np.ndarray], *, rows: int, now: float) -> Say:
-        """Return this device's keys, signed: its `update` of so many `rows` is ready to be masked."""
-        self._vector = masking.fixed(update, self._asked, rows=rows)
+        """Return this device's keys, signed: its `update` of so many `rows` is ready to be masked; or why it is not."""
+        asked = self._asked
+        try:
+            sums = bool(asked.ranges)
+            self._vector = masked_sums.fixed(update, asked.ranges) if sums else masking.fixed(update, asked, rows=rows)
+        except TaskRefused as error:
+            return self._refuse(str(error))
         self._expires = now + self._patience
         keys = self._keys()
         signature = self._identity.sign(masking.keys_document(self._round, self._me, keys))
@@ -134,8 +143,10 @@ class Member:
     def asked(self, ask: Ask, now: float) -> list[Effect]:
         """Take a verified ask of the server; what does not belong here and now changes nothing."""
         self.tick(now)
-        if (ask.round, ask.device) != (self._round, self._me) or self.phase is Phase.REFUSED:
+        if (ask.round, ask.device) != (self._round, self._me):
             return []
+        if self.phase is Phase.REFUSED:
+            return self.again()
         if ask.phase in self._answers:
             known, answer = self._answers[ask.phase]
             return (
@@ -156,8 +167,7 @@ class Member:
     def tick(self, now: float) -> None:
         """Forget everything when the server has been silent for too long."""
         if self.active and now >= self._expires:
-            self.phase, self.reason = Phase.REFUSED, "the server was silent for too long"
-            self._forget()
+            self._refuse("the server was silent for too long")
 
     # --- one answer each
 

@@ -72,7 +72,7 @@ def test_private_rounds_say_what_they_cost(edgeml: Command, wine: Path) -> None:
         (["--simulate", "4000"], 1, "4000 devices and"),
         (["--simulate", "0"], 2, "0 is not in the range"),
         (["--simulate", "4", "--learning-rate", "0"], 2, "0.0 is not in the range x>0"),
-        (["--simulate", "4", "--secure"], 2, "--secure is not simulated"),
+        (["--simulate", "4", "--dropouts", "0.5"], 1, "dropouts die within secure aggregation: give secure"),
         (["--simulate", "4", "--noise", "1"], 2, "--noise is for --private server or device"),
         (["--simulate", "4", "--private", "server", "--noise", "0"], 1, "noise 0.0: choose a number above 0"),
         (["--simulate", "4", "--private", "device", "--compress", "sign"], 1, "exclude each other"),

@@ -10,7 +10,9 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgeml.federated import Update
-from edgeml.federated.secagg import Masks, Phase, SecureRound, terms
+from edgeml.federated.layouts import Mean
+from edgeml.federated.masks import Masks, terms
+from edgeml.federated.secagg import Phase, SecureRound
 from edgeml_runtime.secagg import Masked, Member
 from edgeml_runtime.wire import signed, tensors
 from edgeml_runtime.wire.masking import MASKED
@@ -60,7 +62,7 @@ class Fleet:
         self.identities = {name: Ed25519PrivateKey.generate() for name in self.names}
         keys = {name: signed.public_hex(key) for name, key in self.identities.items()}
         self.asked = terms(Masks(bits=bits, share=share, bound=bound), keys, least=2, rows=rows)
-        self.round = SecureRound(ROUND, self.asked, opened=0.0, deadline=60.0, shapes=shapes)
+        self.round = SecureRound(ROUND, self.asked, opened=0.0, deadline=60.0, layout=Mean(shapes))
         rng = np.random.default_rng(count)
         self.updates = {
             name: {k: rng.uniform(-1, 1, shape).astype(np.float32) for k, shape in shapes.items()}

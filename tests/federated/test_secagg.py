@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from edgeml.errors import UserError
 from edgeml.federated import State, Update
-from edgeml.federated.secagg import Masks, Phase, terms
+from edgeml.federated.masks import Masks, terms
+from edgeml.federated.secagg import Phase
 from edgeml_runtime import secagg
 from edgeml_runtime.errors import BadSignature, MalformedMessage
 from edgeml_runtime.wire import masking, shamir, signed
@@ -96,6 +97,7 @@ OBJECTIONS = [
     ({"phase_s": 0.0}, "phase_s 0"),
     ({"rows": -1}, "rows -1"),
     ({"keys": {}}, "one key of each device"),
+    ({"ranges": {"loss": 1.0}, "bits": 64}, "1 ranges: training cannot be summed so"),
 ]
 
 
@@ -110,6 +112,36 @@ def test_a_device_does_not_take_part_in_what_would_not_hide_it(parts: dict[str, 
     assert "2 peers, and d03 is none" in secagg.objection(an_offer(fleet.asked), "d00", keys["d00"], peers=peers)
     assert secagg.objection(an_offer(fleet.asked), "d00", keys["d00"], peers=[*peers, keys["d03"]]) == ""
     assert "another" in secagg.objection(an_offer(fleet.asked), "d00", "ab" * 32)
+
+
+SUMS = [
+    ({}, ""),
+    ({"ranges": {}}, "0 ranges: evaluation cannot"),
+    ({"bits": 32}, "masks of 32 bits"),
+    ({"ranges": {"loss": float("nan")}}, "a range of nan for 'loss'"),
+    ({"ranges": {"loss": 2.0**101}}, "from above 0 to 2^100"),
+]
+
+
+@pytest.mark.parametrize(("parts", "words"), SUMS)
+def test_a_device_adds_up_outputs_only_within_ranges_that_were_agreed(parts: dict[str, Any], words: str) -> None:
+    fleet = Fleet(4)
+    asked = dataclasses.replace(fleet.asked, **{"bits": 64, "ranges": {"loss": 8.0}, **parts})
+    offer = dataclasses.replace(an_offer(asked), kind="evaluation")
+    found = secagg.objection(offer, "d00", asked.keys["d00"])
+    assert words in found and bool(words) == bool(found)
+
+
+@pytest.mark.parametrize(
+    ("value", "phase"), [(7.9, "keys"), (8.0, "refused"), (np.nan, "refused"), (-np.inf, "refused")]
+)
+def test_a_device_whose_sum_is_beyond_the_range_says_so_and_takes_no_part(value: float, phase: str) -> None:
+    fleet = Fleet(4)
+    asked = dataclasses.replace(fleet.asked, bits=64, ranges={"loss": 8.0})
+    member = secagg.Member(dataclasses.replace(an_offer(asked), kind="evaluation"), "d00", fleet.identities["d00"])
+    say = member.begin({"loss": np.array([0.5, value])}, rows=9, now=0.0)
+    assert say.phase == phase and ("'loss'" in say.reason) == (phase == "refused")
+    assert member.active == (phase == "keys")
 
 
 def test_terms_are_bounded_by_what_fits_one_message() -> None:

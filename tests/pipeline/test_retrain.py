@@ -281,7 +281,7 @@ def test_a_family_is_fitted_over_the_fleet_and_comes_back_as_a_model(
         ({"family": "RandomForestClassifier"}, "choose of LogisticRegression"),
         ({"family": "LogisticRegression", "family_options": {"c": 1}}, "unexpected keyword argument 'c'"),
         ({"family": "LogisticRegression", "mode": "async"}, "they cannot be asynchronous"),
-        ({"family": "GaussianNB", "privacy": {"where": "server"}}, "sums that the server sees"),
+        ({"family": "GaussianNB", "privacy": {"where": "server"}}, "sums that carry no noise"),
     ],
 )
 def test_a_family_that_cannot_be_is_refused_with_those_that_can(

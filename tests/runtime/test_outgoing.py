@@ -19,6 +19,7 @@ from edgeml_runtime.wire import compress, gaussian, tensors
 from edgeml_runtime.wire.messages import Secure, TaskOffer
 
 SECURE = Secure(keys={}, threshold=2, bound=1.0)
+SUMS = Secure(keys={}, threshold=2, bound=1.0, bits=64, ranges={"loss": 2.0**54})
 
 
 def an_offer(**changes: Any) -> TaskOffer:
@@ -101,6 +102,9 @@ OBJECTIONS = [
     ({"clip_norm": 1.0, "noise": -1.0}, {}, "numbers of at least 0"),
     ({}, {"secure": True}, "secure aggregation only"),
     ({"kind": "evaluation"}, {"noise": 1.0, "clip_norm": 1.0}, "the owner's policy asks for clipping"),
+    ({"kind": "evaluation"}, {"secure": True}, "secure aggregation only"),
+    ({"kind": "evaluation", "secure": SUMS}, {"secure": True}, ""),
+    ({"kind": "evaluation", "secure": SUMS}, {"secure": True, "noise": 1.0, "clip_norm": 1.0}, "clipping, noise or"),
     ({"kind": "evaluation", "compress": "int8"}, {}, "the offer asks for clipping"),
     ({}, {}, ""),
     ({"secure": SECURE}, {"secure": True}, ""),

@@ -1,6 +1,7 @@
 """A server process that can be held, and killed, at any point of a federation: `python -m tests.server.mortal`.
 
-Where a file `hold.<point>` is in its folder, it says `at.<point>` by a file of its own, and waits.
+Where a file `hold.<point>` is in its folder, it says `at.<point>` by a file of its own, and waits. The points
+`ask.shares`, `ask.mask`, `ask.agree` and `ask.unmask` are reached when the first device has been asked that.
 """
 
 from __future__ import annotations
@@ -11,11 +12,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cbor2
+
 from edgeml import tasks
 from edgeml.artifacts import OnnxModel
 from edgeml.registry import Registry, RoundRecord
 from edgeml.server import Findings, serve
 from edgeml.tasks.study import Study
+from edgeml.transport import ServerTransport
+from edgeml_runtime.wire import secure
 from tests.server.stand_ins import InMemoryRetrain, a_model
 
 
@@ -42,11 +47,29 @@ class Mortal(InMemoryRetrain):
         return {"after": super().evaluate(model), "released": "new", "reason": reason}
 
     def _point(self, name: str) -> None:
-        (self.folder / f"at.{name}").touch()
-        while (self.folder / f"hold.{name}").exists():
-            time.sleep(0.01)
+        reach(self.folder, name)
+
+
+def reach(folder: Path, point: str) -> None:
+    (folder / f"at.{point}").touch()
+    while (folder / f"hold.{point}").exists():
+        time.sleep(0.01)
+
+
+def hold_after_asks(folder: Path) -> None:
+    """Make every ask of secure aggregation a point."""
+    publish = ServerTransport.publish
+
+    def and_reach(self: ServerTransport, topic: str, payload: bytes, **options: Any) -> None:
+        publish(self, topic, payload, **options)
+        if topic.endswith("/ask"):
+            time.sleep(0.05)  # paho's thread has sent it
+            reach(folder, f"ask.{cbor2.loads(payload[secure.SIGNATURE_BYTES :])['phase']}")
+
+    ServerTransport.publish = and_reach  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
     root, address, where = sys.argv[1:]
+    hold_after_asks(Path(where))
     serve(Registry.open(Path(root)), address, retrain=Mortal(Path(where)), log=lambda line: print(line, flush=True))

@@ -193,15 +193,18 @@ class Device:
         session, given = Session(graph), {**self.rows, **parameters, **scalars}
         outputs = session.run({spec.name: given[spec.name] for spec in session.inputs})
         if offer.kind != "training":
-            self._upload(offer, tensors.pack(outputs))
+            self._give(offer, outputs)
             return
-        terms, rows = outgoing.terms(offer, Policy()), len(self.rows["target"])
+        terms = outgoing.terms(offer, Policy())
         losses = {name: float(outputs[name]) for name in ("loss.before", "loss.after")}
         self.losses = outgoing.told(losses, offer, terms)
         update = {name.removeprefix("delta."): array for name, array in outputs.items() if name.startswith("delta.")}
         update = outgoing.bounded(update, terms)
+        self._give(offer, update)
+
+    def _give(self, offer: TaskOffer, update: Mapping[str, np.ndarray]) -> None:
         if offer.secure is not None and self.masker is not None:
-            trained = Trained(tensors.pack(update), rows, self.losses)
+            trained = Trained(tensors.pack(update), len(self.rows["target"]), self.losses)
             self.masker.ready(offer, trained, now=time.monotonic())
         else:
             self._upload(offer, outgoing.packed(update, offer, Feedback(self.folder / "feedback")))

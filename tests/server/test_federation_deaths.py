@@ -10,11 +10,15 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from edgeml import graph
+from edgeml.artifacts import OnnxModel
 from edgeml.registry import FederationRecord, Registry
 from edgeml.transport import start_broker
 from tests.server.agents import Agent, a_release
+from tests.server.in_the_open import fedavg
 from tests.server.stand_ins import rows_of, until
 
 pytestmark = [pytest.mark.broker, pytest.mark.fault, pytest.mark.journey]
@@ -198,6 +202,51 @@ def test_a_server_killed_again_and_again_gets_there(field: Field, undisturbed: b
         field.kill_server()
         field.serve()
     assert field.end(federation_id).state == "SUCCEEDED" and field.released == undisturbed
+
+
+MASKS = {"share": 0.6, "phase_s": 20.0}
+PHASES = ("keys", "shares", "mask", "agree", "unmask")
+
+
+@pytest.mark.parametrize("phase", [pytest.param(p, marks=[] if p == "agree" else [pytest.mark.slow]) for p in PHASES])
+def test_a_masked_round_survives_its_server_in_every_phase(field: Field, phase: str) -> None:
+    """Killed when one of three has said its keys, or has been asked; the questions to the fleet are masked, too."""
+    field.hold(f"ask.{phase}")
+    if phase == "keys":
+        field.agents["pi-c"].process.send_signal(signal.SIGSTOP)
+    field.serve()
+    federation_id = field.begin(rounds=1, secure=MASKS)
+    if phase == "keys":
+        until(lambda: field.updates(federation_id) == 2, "two devices' keys")
+    else:
+        field.reach(f"ask.{phase}")
+    field.kill_server()
+    field.let_go(f"ask.{phase}")
+    field.agents["pi-c"].process.send_signal(signal.SIGCONT)
+    field.serve()
+    record = field.end(federation_id)
+    assert record.state == "SUCCEEDED", record.detail
+    assert [(done.state, done.participants, dict(done.refused)) for done in record.rounds] == [("closed", NAMES, {})]
+    assert record.detail == "better after 1 rounds, asked 3 devices with 600 rows"
+    released = graph.initializers(OnnxModel(field.released, "test"))
+    for name, expected in fedavg([rows_of(seed, 200) for seed in range(3)]).items():
+        np.testing.assert_allclose(released[name], expected, atol=2e-6)
+
+
+@pytest.mark.slow
+def test_a_masked_round_survives_a_server_that_dies_in_all_its_phases(field: Field) -> None:
+    for phase in PHASES[1:]:
+        field.hold(f"ask.{phase}")
+    field.serve()
+    federation_id = field.begin(rounds=1, secure=MASKS)
+    for phase in PHASES[1:]:
+        field.reach(f"ask.{phase}")
+        field.kill_server()
+        field.let_go(f"ask.{phase}")
+        field.serve()
+    record = field.end(federation_id)
+    assert record.state == "SUCCEEDED", record.detail
+    assert [(done.state, done.participants) for done in record.rounds] == [("closed", NAMES)]
 
 
 def before_its_update(field: Field, federation_id: str) -> None:

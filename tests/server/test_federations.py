@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import time
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +20,7 @@ from edgeml.server.course import own_losses
 from edgeml_runtime.session import Session
 from edgeml_runtime.wire import signed
 from edgeml_runtime.wire.messages import TaskOffer
-from tests.server.stand_ins import Device, InMemoryRetrain, Server, a_bundle, a_model, until
+from tests.server.stand_ins import PATIENCE_S, Device, InMemoryRetrain, Server, a_bundle, a_model, until
 
 pytestmark = pytest.mark.broker
 OPTIONS: dict[str, Any] = {"rounds": 3, "min_devices": 3, "learning_rate": 0.1, "deadline_s": 20}
@@ -35,6 +35,15 @@ def cohort(registry: Registry, server: Server, device: Callable[..., Device]) ->
 def wait(registry: Registry, federation_id: str) -> str:
     until(lambda: registry.federation(federation_id).is_over, f"federation {federation_id}")
     return registry.federation(federation_id).state
+
+
+def waiting_for(go: threading.Event) -> Callable[[TaskOffer], None]:
+    """Return what makes a device slower than whatever `go` waits for, however slow this machine is."""
+
+    def wait(offer: TaskOffer) -> None:
+        assert go.wait(PATIENCE_S)
+
+    return wait
 
 
 def test_rounds_improve_the_model_and_the_best_is_offered_for_release(
@@ -168,10 +177,13 @@ def test_an_abandoned_round_is_written_down_and_the_next_one_goes_on(registry: R
 def test_more_devices_than_needed_are_asked_and_the_slowest_is_not_waited_for(
     registry: Registry, cohort: list[Device]
 ) -> None:
-    cohort[1].on_offer = lambda offer: time.sleep(3)
+    go = threading.Event()
+    cohort[1].on_offer = waiting_for(go)
     options = OPTIONS | {"rounds": 1, "min_devices": 2, "cohort": {"target": 2, "over": 0.5}}
     federation_id = registry.request_federation("toy", options)
-    assert wait(registry, federation_id) == "SUCCEEDED"
+    state = wait(registry, federation_id)
+    go.set()
+    assert state == "SUCCEEDED"
     done = registry.federation(federation_id).rounds[0]
     assert (done.participants, done.why, done.asked) == (("a", "c"), "target reached", 3)
 
@@ -179,9 +191,12 @@ def test_more_devices_than_needed_are_asked_and_the_slowest_is_not_waited_for(
 def test_asynchronous_steps_do_not_wait_for_the_slow_and_weigh_them_by_age(
     registry: Registry, cohort: list[Device]
 ) -> None:
-    cohort[1].on_offer = lambda offer: time.sleep(0.5)
+    go = threading.Event()
+    cohort[1].on_offer = waiting_for(go)
     options = OPTIONS | {"mode": "async", "buffer": {"size": 2}, "min_devices": 2, "rounds": 6}
     federation_id = registry.request_federation("toy", options)
+    until(lambda: len(registry.federation(federation_id).rounds) >= 1, "the first step")
+    go.set()
     assert wait(registry, federation_id) == "SUCCEEDED", registry.federation(federation_id).detail
     record = registry.federation(federation_id)
     assert [done.round for done in record.rounds] == [1, 2, 3, 4, 5, 6]
@@ -255,6 +270,29 @@ def test_a_family_is_fitted_by_sums_over_the_fleet_and_equals_the_pooled_fit(
     )
     answers = Session(retrain.released[0].data).run({"numeric": rows["numeric"]})["probabilities"]
     np.testing.assert_allclose(answers, pooled.predict_proba(rows["numeric"].astype(np.float64)), atol=1e-5)
+
+
+def test_a_family_is_fitted_by_masked_sums_and_the_fleet_judges_it_under_masks(
+    registry: Registry, cohort: list[Device], retrain: InMemoryRetrain
+) -> None:
+    retrain.asks = True
+    federation_id = registry.request_federation("toy", OPTIONS | {"family": "LogisticRegression", "secure": {}})
+    assert wait(registry, federation_id) == "SUCCEEDED", registry.federation(federation_id).detail
+    record = registry.federation(federation_id)
+    assert len(record.rounds) > 3 and all(done.participants == ("a", "b", "c") for done in record.rounds)
+    assert all(done.rejected == {} for done in record.rounds)
+    rows = {name: np.concatenate([one.rows[name] for one in cohort]) for name in ("numeric", "target")}
+    wide = rows["numeric"].astype(np.float64)
+    pooled = LogisticRegression(solver="newton-cholesky", tol=1e-12).fit(wide, rows["target"])
+    session = Session(retrain.released[0].data)
+    answers = session.run({"numeric": rows["numeric"]})
+    np.testing.assert_allclose(answers["probabilities"], pooled.predict_proba(wide), atol=1e-5)
+    finding = retrain.findings[0]["evaluation"]
+    assert (finding.devices, finding.rows, finding.why) == (("a", "b", "c"), 180, "")
+    accuracy = finding.result.metric("accuracy")
+    assert accuracy.value == np.mean(answers["label"] == rows["target"]) and accuracy.over_devices is None
+    headers = [one for device in cohort for topic, one in device.sent]
+    assert len(headers) == 3 * (len(record.rounds) + 1), "each answer went out once, masked"
 
 
 @pytest.mark.fault

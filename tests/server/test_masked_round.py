@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections import deque
 from collections.abc import Callable
@@ -12,10 +13,22 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgeml.federated import SecureRound, State
+from edgeml.server.arrivals import Unproven
 from edgeml.server.open_round import OpenRound
 from edgeml_runtime.answered import Trained
 from edgeml_runtime.masker import Masker
-from edgeml_runtime.wire import BadSignature, MalformedMessage, blocks, messages, signed, tensors, topics
+from edgeml_runtime.secagg import Member
+from edgeml_runtime.wire import (
+    BadSignature,
+    MalformedMessage,
+    WireError,
+    blocks,
+    messages,
+    secure,
+    signed,
+    tensors,
+    topics,
+)
 from edgeml_runtime.wire.messages import TaskOffer, UpdateHeader
 from edgeml_runtime.wire.updates import sign_update
 from tests.federated.masked_fleet import ROUND, SERVER, SHAPES, TRUSTED, Fleet, an_offer
@@ -91,7 +104,7 @@ def test_a_masked_round_runs_over_the_topics_of_the_wire() -> None:
     np.testing.assert_allclose(outcome.change["w"], np.average(stacked, axis=0, weights=weights), atol=1e-7)
     assert all(update.size > 4 * 20_007 for update in outcome.updates), "shares and keys are counted, too"
     assert wire.open.bytes_down == 100 * 5 + sum(len(payload) for _, payload in wire.down)
-    assert wire.open.kept() == [], "a masked update is of no use to a later server"
+    assert len(wire.open.kept()) == 5 * 5, "keys, shares, updates, signatures and unmasking answers of five"
 
 
 def test_an_agent_that_was_started_again_before_the_shares_takes_part_with_new_keys() -> None:
@@ -134,7 +147,8 @@ def test_a_lost_ask_is_sent_again_to_a_device_that_is_back() -> None:
     wire.flow()
     assert wire.machine.outcome is None
     wire.maskers["d02"] = gone
-    (again,) = wire.open.ask_again("d02", SERVER)
+    wire.open.remind("d02")
+    (again,) = wire.open.asks(SERVER)
     gone.asked(again[1], ROUND, 0.0)
     gone.reconnected()  # and says it twice, which is counted
     wire.flow()
@@ -197,3 +211,53 @@ def test_a_new_round_begins_anew() -> None:
     wire.offer = dataclasses.replace(wire.offer, round="run-2")
     wire.ready("d00")
     assert wire.maskers["d00"].member is not first
+
+
+def test_what_anybody_may_have_sent_is_held_against_no_device() -> None:
+    """False blocks, an old header, an old refusal and an old answer, all in the name of d00: counted, and d00 is in."""
+    wire = Wire(3)
+    old = sign_update(
+        UpdateHeader(round="run-0", device="d00", boot_id="b", rows=0, refused="busy"), wire.fleet.identities["d00"]
+    )
+    earlier = Member(dataclasses.replace(wire.offer, round="run-0"), "d00", wire.fleet.identities["d00"])
+    said = secure.encode_say(earlier.begin({}, rows=1, now=0.0), wire.fleet.identities["d00"])
+    forged = [
+        blocks.encode("ab" * 32, 1 << 20, bytes(blocks.BLOCK_BYTES)),
+        messages.encode(old),
+        messages.encode(dataclasses.replace(old, round=ROUND)),
+        b"\x00 no header",
+        *(blocks.encode("ab" * 32, i, bytes(blocks.BLOCK_BYTES)) for i in range(100)),
+    ]
+    for payload in forged:
+        with contextlib.suppress(WireError):
+            wire.open.take("d00", payload, now=0.0)
+    wire.open.said("d00", said, now=0.0)
+    assert wire.machine.rejected["d00"].keys() == {"replayed", "unsigned", "unreadable", "oversized"}
+    assert not wire.machine.refused
+    for name in wire.fleet.names:
+        wire.ready(name)
+    wire.flow()
+    outcome = wire.machine.outcome
+    assert outcome is not None and outcome.state is State.CLOSED
+    assert [update.device for update in outcome.updates] == wire.fleet.names
+
+
+def test_a_false_block_between_a_header_and_its_blocks_costs_one_upload_and_no_device() -> None:
+    wire = Wire(3)
+    for name in wire.fleet.names:
+        wire.ready(name)
+    spoilt = False
+    while wire.up:
+        device, topic, payload = wire.up.popleft()
+        if device == "d01" and blocks.is_block(payload) and not spoilt:
+            spoilt, true = True, blocks.decode(payload)
+            false = true.data[:-1] + bytes([true.data[-1] ^ 1])
+            digest = true.prefix.hex() + "0" * 48
+            with pytest.raises(Unproven):
+                wire.open.take(device, blocks.encode(digest, true.index, false), now=0.0)
+            assert wire.machine.rejected["d01"] == {"digest": 1} and not wire.machine.refused
+        wire.take(device, topic, payload)
+        for to, asked in wire.open.asks(SERVER):
+            wire.maskers[topics.parse(to).device].asked(asked, ROUND, 0.0)
+    outcome = wire.machine.outcome
+    assert spoilt and outcome is not None and len(outcome.updates) == 3, "the true block came after, and was taken"

@@ -17,7 +17,8 @@ import pytest
 
 from edgeml.artifacts import OnnxModel, Rows
 from edgeml.errors import UserError
-from edgeml.federated import STRATEGIES, Believe, CohortOptions, Plan, ServerStep
+from edgeml.federated import STRATEGIES, Believe, CohortOptions, Masks, Plan, ServerStep
+from edgeml.federated.masks import at_most
 from edgeml.federated.partition import partition
 from edgeml.simulation import ATTACKS, Conditions, Fleet, Simulated, simulate
 from edgeml_runtime.wire.holdout import places
@@ -102,6 +103,39 @@ def test_virtual_devices_hold_out_the_rows_that_agents_would() -> None:
     assert found.rounds[0].held_out == sum(held) and found.rounds[0].rows == len(ROWS) - sum(held)
     assert [one.rows for one in found.judged] == [count for count in held if count]
     assert run(rounds=1).rounds[0].held_out == 0
+
+
+def test_masked_rounds_learn_what_open_ones_do_and_tell_what_masks_cost() -> None:
+    opened, masked = run(), run(secure=Masks(bound=2.0))
+    for name, value in opened.parameters.items():
+        np.testing.assert_allclose(masked.parameters[name], value, atol=1e-5)
+    size = sum(value.size for value in masked.parameters.values())
+    for one, other in zip(opened.rounds, masked.rounds, strict=True):
+        assert (other.state, other.participants, other.rejected) == ("closed", one.participants, {})
+        up, down = other.bytes_up - one.bytes_up, other.bytes_down - one.bytes_down
+        assert one.bytes_masks == 0 and other.bytes_masks == up + down and 4 * 10 * size < other.bytes_up
+        assert 10 * 9 * 82 < up < 10 * 9 * 82 * 3 and down > up, "shares of ten for nine; keys go to all"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_devices_that_die_within_a_masked_round_are_drawn_by_the_seed(workers: int) -> None:
+    conditions = Conditions(dropouts=0.3, silent=0.1, workers=workers)
+    found = run(conditions, secure=Masks(share=0.51), rounds=2)
+    again = run(dataclasses.replace(conditions, workers=0), secure=Masks(share=0.51), rounds=2)
+    told = [(done.state, done.participants, done.silent) for done in found.rounds]
+    assert told == [(done.state, done.participants, done.silent) for done in again.rounds]
+    assert all(np.array_equal(value, again.parameters[name]) for name, value in found.parameters.items())
+    assert {state for state, _, _ in told} == {"closed"} and min(len(there) for _, there, _ in told) < 9
+    lost = run(Conditions(dropouts=0.6), secure=Masks(), rounds=1, max_abandoned=1)
+    assert lost.rounds[0].state == "abandoned" and lost.rounds[0].metric == lost.before["metric"]
+
+
+def test_a_masked_round_takes_as_many_devices_as_fit_one() -> None:
+    kept, beyond = at_most(frozenset(f"d{i}" for i in range(300)), draw=(0, 1))
+    assert len(kept) == 256 and len(beyond) == 44 and not kept & beyond.keys()
+    assert at_most(frozenset(f"d{i}" for i in range(300)), draw=(0, 2))[0] != kept
+    found = run(secure=Masks(), cohort=CohortOptions(target=4, over=0.0), rounds=1)
+    assert found.rounds[0].asked == len(found.rounds[0].participants) == 4
 
 
 def test_stragglers_do_less_or_come_too_late() -> None:

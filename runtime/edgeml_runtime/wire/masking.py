@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from edgeml_runtime.errors import MalformedMessage
+from edgeml_runtime.errors import MalformedMessage, TaskRefused
 from edgeml_runtime.wire.messages import Secure
 from edgeml_runtime.wire.signed import canonical
 
@@ -44,7 +44,10 @@ def fixed(update: Mapping[str, np.ndarray], asked: Secure, *, rows: int) -> np.n
     """Return weight x `update` by sorted names and the weight, in the ring; values beyond the bound are cut to it."""
     share, most = weight(rows, asked), whole(asked)
     flat = [np.asarray(update[name], np.float64).ravel() / asked.bound for name in sorted(update)]
-    values = np.concatenate([np.clip(np.concatenate(flat) if flat else np.zeros(0), -1, 1) * share, [share]])
+    joined = np.concatenate(flat) if flat else np.zeros(0)
+    if broken := int(np.count_nonzero(np.isnan(joined))):
+        raise TaskRefused(f"{broken} of {joined.size} values of the update are no numbers: they have no sum")
+    values = np.concatenate([np.clip(joined, -1, 1) * share, [share]])
     return np.asarray(np.trunc(values * most).astype(np.int64).astype(ring(asked.bits)))
 
 
@@ -53,8 +56,8 @@ def length(shapes: Mapping[str, tuple[int, ...]]) -> int:
     return sum(math.prod(shape) for shape in shapes.values()) + 1
 
 
-def mean_of(total: np.ndarray, asked: Secure, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Arrays, float]:
-    """Return the weighted mean that the unmasked sum `total` stands for, float64 by parameter, and the sum of weights.
+def mean_of(total: np.ndarray, asked: Secure, shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
+    """Return the weighted mean that the unmasked sum `total` stands for, float64 by parameter.
 
     Raises MalformedMessage when no devices within the bound can have this sum: someone sent something else.
     """
@@ -72,7 +75,7 @@ def mean_of(total: np.ndarray, asked: Secure, shapes: Mapping[str, tuple[int, ..
         size = math.prod(shapes[name])
         found[name] = flat[at : at + size].reshape(shapes[name])
         at += size
-    return found, weights / most
+    return found
 
 
 def exchange(private: X25519PrivateKey, public: bytes) -> bytes:

@@ -137,6 +137,7 @@ class Secure:
     rows: int = 0  # that weigh 1, and the most that count; 0: every device weighs the same
     bits: Literal[16, 32, 64] = 32  # of one masked value
     phase_s: float = 15.0  # of every phase after the training
+    ranges: Mapping[str, float] = field(default_factory=dict)  # output of a sum over rows -> its values are below
 
 
 @dataclass(frozen=True, kw_only=True)
