@@ -62,7 +62,9 @@ class Mortal(Wire):
 
     def run(self) -> None:
         for name in self.fleet.names:
-            if self.dies.get(name) != Phase.KEYS:
+            if self.dies.get(name) == Phase.KEYS:
+                del self.maskers[name]  # for good: an offer that comes again finds nobody
+            else:
                 self.ready(name)
         while self.machine.state is State.OPEN:
             try:
