@@ -25,7 +25,7 @@ FLOORS = [  # bottom first: a room may import lower floors only; the ground floo
     {"cli"},
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
-DOORS = ("edgeml_runtime.wire", "edgeml_runtime.session", "edgeml_runtime.measure", "edgeml_runtime.task")
+DOORS = tuple(f"edgeml_runtime.{door}" for door in ("wire", "session", "measure", "task", "secagg"))
 OWNERS = {  # the only places that may import a dependency
     "click": ("edgeml/cli",),
     "rich": ("edgeml/cli", "edgeml/demo"),

@@ -9,8 +9,7 @@ from typing import Literal
 import numpy as np
 
 from edgeml.errors import UserError
-from edgeml_runtime.errors import TaskRefused
-from edgeml_runtime.wire import masked_sums
+from edgeml_runtime.wire import DeviceError, masked_sums
 from edgeml_runtime.wire.masked_sums import LARGEST_RANGE, Outputs
 from edgeml_runtime.wire.messages import Secure
 from edgeml_runtime.wire.secure import MAX_DEVICES
@@ -74,7 +73,7 @@ def ranges_of(outputs: Outputs, masks: Masks) -> dict[str, float]:
             name: masks.largest if dtype.kind == "f" else masked_sums.MOST
             for name, (dtype, _) in masked_sums.sent(outputs).items()
         }
-    except TaskRefused as error:
+    except DeviceError as error:
         raise UserError(f"{error}: ask without secure aggregation, if the owners' policies allow that") from error
 
 

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from edgeml import tasks
-from edgeml.federated import Plan, State, Survey, Update
+from edgeml.federated import Candidate, Masks, Plan, SecureRound, State, Survey, Update
 from edgeml.federated.journal import resume_survey, survey_arrays, survey_state
 from edgeml_runtime.session import Session
 from edgeml_runtime.wire import tensors
@@ -158,6 +158,18 @@ def test_two_devices_with_one_class_each_fit_what_the_pooled_rows_fit() -> None:
         survey.conclude(1.0)
     expected = LogisticRegression(solver="newton-cholesky", tol=1e-12).fit(x.astype(np.float64), y)
     np.testing.assert_allclose(survey.study.result().coef_, expected.coef_, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("study", "least"), [("evaluation", 5), ("statistics", 25)])
+def test_a_masked_answer_needs_the_rows_that_its_task_sees(study: str, least: int) -> None:
+    plan = Plan(min_rows=25, held_out=0.2, secure=Masks())
+    asked = {
+        "evaluation": tasks.evaluation(networks.a_regressor(slope=1.0), "regression"),
+        "statistics": tasks.study("Ridge", features=3),
+    }
+    survey = Survey("run", plan, model="m", study=asked[study])
+    opened = survey.begin([Candidate(device=one, rows=25, key=ord(one).to_bytes(32).hex()) for one in NAMES], now=0.0)
+    assert isinstance(opened, SecureRound) and opened.min_rows == least
 
 
 class SurveyMachine(RuleBasedStateMachine):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgeml.errors import UserError
-from edgeml.federated import BufferOptions, Plan
+from edgeml.federated import BufferOptions, Masks, Plan
 from edgeml.simulation import Conditions, Fleet, Simulated, simulate
 from edgeml.simulation.flow import ROW_S, WAY_S
 from tests.simulation.test_simulation import a_fleet
@@ -89,5 +89,7 @@ def test_devices_keep_their_own_models_between_steps(name: str) -> None:
 def test_what_cannot_be_asynchronous_is_said_before_anything_is_trained() -> None:
     with pytest.raises(UserError, match="asynchronous rounds"):
         flow(strategy="scaffold", momentum=0.0)
+    with pytest.raises(UserError, match=r"secure aggregation and .* exclude each other: .*synchronous"):
+        flow(secure=Masks())
     with pytest.raises(UserError, match="0 of 10 devices have 10000 rows"):
         flow(min_rows=10_000)

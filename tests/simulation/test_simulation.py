@@ -117,6 +117,16 @@ def test_masked_rounds_learn_what_open_ones_do_and_tell_what_masks_cost() -> Non
         assert 10 * 9 * 82 < up < 10 * 9 * 82 * 3 and down > up, "shares of ten for nine; keys go to all"
 
 
+def test_rows_held_out_are_neither_learned_from_nor_counted_under_masks() -> None:
+    opened, masked = run(Conditions(held_out=0.2)), run(Conditions(held_out=0.2), secure=Masks(bound=2.0))
+    for name, value in opened.parameters.items():
+        np.testing.assert_allclose(masked.parameters[name], value, atol=1e-5)
+    for one, other in zip(opened.rounds, masked.rounds, strict=True):
+        assert other.rows == one.rows < len(ROWS) and one.held_out == len(ROWS) - one.rows
+        assert other.held_out == 0, "masked devices tell no more than their rows"
+    assert [one.rows for one in masked.judged] == [one.rows for one in opened.judged]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_devices_that_die_within_a_masked_round_are_drawn_by_the_seed(workers: int) -> None:
     conditions = Conditions(dropouts=0.3, silent=0.1, workers=workers)
