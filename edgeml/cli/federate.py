@@ -24,7 +24,7 @@ FLEET = {"rounds": 5, "min_devices": 2, "local_epochs": 1, "batch_size": 16, "le
 @click.option("--strategy", default="fedavg", show_default=True, help="A row of the table in docs/learn.md.")
 @click.option("--mu", type=click.FloatRange(0), help="Of the proximal term; the strategy's own if not given.")
 @click.option("--compress", default="", help="How updates travel: fp16, int8, topk:0.05, sign.")
-@click.option("--secure", is_flag=True, help="Sum updates under masks: the server sees none of them.")
+@click.option("--secure", is_flag=True, help="Sum what devices send under masks: the server sees no single part.")
 @click.option(
     "--private", "where", type=click.Choice(["server", "device"]), help="Who adds noise; needs edgeml[privacy]."
 )
@@ -78,9 +78,9 @@ FLEET = {"rounds": 5, "min_devices": 2, "local_epochs": 1, "batch_size": 16, "le
 def federate(model: str, devices: int | None, wait: bool, registry_path: Path, as_json: bool, **given: Any) -> None:
     """Federated rounds over MODEL: what they learn is released only if the gate finds it better.
 
-    By default on rows that the devices held out of the training. With --alone, --secure or --private on the server's
-    rows only; a --family has learned from the devices' held-out rows too; fedper is judged by the devices' training
-    loss. See docs/federated.md.
+    By default on rows that the devices held out of the training. With --alone or --private on the server's rows only;
+    a --family has learned from the devices' held-out rows too; fedper is judged by the devices' training loss. See
+    docs/federated.md.
 
     With --simulate N, rounds over N virtual devices that share the training rows of PROJECT; nothing is released.
     """

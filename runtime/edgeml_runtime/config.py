@@ -68,7 +68,7 @@ class Policy:
     clip_norm: float = 0.0  # the longest update that may leave, whatever the server asks; 0: any
     noise: float = 0.0  # the least standard deviation of the noise on each value of an update, in clip_norms
     personal: bool = True  # a model with this device's own tensors may answer, see edgeml_runtime.personal
-    secure: bool = False  # updates leave under masks only: the server learns their sum, see edgeml_runtime.secagg
+    secure: bool = False  # answers leave under masks only: the server learns their sum, see edgeml_runtime.secagg
     peers: tuple[str, ...] = ()  # public keys (hex) of devices to be summed with under masks; empty: any
     bench: BenchLimits = field(default_factory=BenchLimits)
 

@@ -152,7 +152,7 @@ class OwnTensors:
 def tells_gain(policy: Policy) -> bool:
     """Return whether a server may know how much better own tensors are on the rows here.
 
-    That is an evaluation, without noise: it leaves only where the owner lets evaluations be answered.
+    That is an evaluation, without noise: it leaves only where the owner lets evaluations be answered in the open.
     """
     return "evaluation" in policy.accept and not (policy.secure or policy.noise or policy.clip_norm)
 
