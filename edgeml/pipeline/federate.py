@@ -89,8 +89,10 @@ def simulate_project(
 
     The model is the one that the project trains; what it reaches, trained on all rows at once, is `centralized`.
     """
-    began, spec, plan = time.perf_counter(), options.partition, plan_of(project, options)
+    began, spec = time.perf_counter(), options.partition
+    plan, conditions = plan_of(project, options), _conditions(options)
     check_plan(plan)
+    conditions.check(plan)
     check_spec(spec)
     if plan.quorum > options.devices:
         raise UserError(
@@ -108,7 +110,7 @@ def simulate_project(
     fleet = _fleet(dataset, fresh(model, loss=LOSSES[dataset.task], seed=options.seed), shares)
     plan = dataclasses.replace(plan, learning_rate=plan.learning_rate * _rate(model))
     buffer = BufferOptions(size=options.buffer or 1, at_once=options.per_round)
-    found = simulate(fleet, plan, _conditions(options), buffer=buffer, on_round=on_round)
+    found = simulate(fleet, plan, conditions, buffer=buffer, on_round=on_round)
     central = scores(dataclasses.replace(fleet, model=model), {})["metric"]
     folder = build.work / FOLDER / key(build.digest, options.decisive)[:12]
     document = {

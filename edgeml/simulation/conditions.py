@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeml.errors import UserError
+from edgeml.federated import Plan
 from edgeml.federated.secagg import Phase
 from edgeml.simulation.device import ATTACKS, Call
 
@@ -44,6 +45,11 @@ class Conditions:
             raise UserError(f"speeds {self.speeds}: a deviation of logarithms is from 0 to {MAX_SPEEDS:g}")
         if self.workers < 0 or self.held_out == 1:
             raise UserError(f"{self.workers} workers, {self.held_out} of the rows held out: 0 or more, and less than 1")
+
+    def check(self, plan: Plan) -> None:
+        """Raise UserError for what cannot go wrong in rounds of `plan`."""
+        if self.dropouts and plan.secure is None:
+            raise UserError("dropouts die within secure aggregation: give secure, or silent devices in place of them")
 
     def liars(self, devices: Sequence[str], seed: int) -> frozenset[str]:
         """Return the devices that attack."""

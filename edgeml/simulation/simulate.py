@@ -59,8 +59,7 @@ def simulate(
 
     Raises UserError when the strategy does not fit the model, or too few devices have rows enough.
     """
-    if conditions.dropouts and plan.secure is None:
-        raise UserError("dropouts die within secure aggregation: give secure, or silent devices in place of them")
+    conditions.check(plan)
     shares, held_out = _split(fleet, conditions.held_out)
     rows = {name: len(one) for name, one in shares.items()}
     told: list[RoundTold] = []
