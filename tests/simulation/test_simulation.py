@@ -127,7 +127,7 @@ def test_rows_held_out_are_neither_learned_from_nor_counted_under_masks() -> Non
     assert [one.rows for one in masked.judged] == [one.rows for one in opened.judged]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_devices_that_die_within_a_masked_round_are_drawn_by_the_seed(workers: int) -> None:
     conditions = Conditions(dropouts=0.3, silent=0.1, workers=workers)
     found = run(conditions, secure=Masks(share=0.51), rounds=2)
