@@ -46,16 +46,19 @@ class Journals:
         self._engine = engine
 
     def write(self, federation_id: str, page: Page, uploads: Iterable[Upload] = (), *, anew: bool = False) -> None:
-        """Replace the federation's page and add `uploads`; with `anew`, those from before are dropped."""
+        """Replace the federation's page and add `uploads`; with `anew`, those from before are dropped.
+
+        An update stays as it first came; what a device says again (new keys) takes the place of what it said before.
+        """
         table, ups = tables.journals, tables.uploads
         values: dict[str, Any] = {"phase": page.phase, "facts": page.facts}
         if page.arrays is not None:
             values["arrays"] = page.arrays
         first = insert(table).values(federation=federation_id, **{"arrays": b"", **values})
         rows = [{"federation": federation_id, **vars(upload)} for upload in uploads]
-        put = insert(ups)
-        newer = {name: put.excluded[name] for name in ("header", "body", "took")}  # a device may say new keys
-        put = put.on_conflict_do_update(index_elements=["federation", "round", "device"], set_=newer)
+        put, one = insert(ups), ["federation", "round", "device"]
+        newer = {name: put.excluded[name] for name in ("body", "took")}
+        put = put.on_conflict_do_update(index_elements=one, set_=newer, where=ups.c.header == b"")
         with self._engine.begin() as connection:
             connection.execute(first.on_conflict_do_update(index_elements=["federation"], set_=values))
             if anew:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sqlite3
 import subprocess
 import sys
@@ -36,6 +37,18 @@ def test_updates_come_back_in_the_order_of_their_arrival_and_once(registry: Regi
     registry.journals.write("fed", page, [an_upload("m"), an_upload("a", body=b"again")])
     _, uploads = registry.journals.read("fed")
     assert [(one.device, one.body) for one in uploads] == [("z", b"numbers"), ("a", b"numbers"), ("m", b"numbers")]
+
+
+def test_what_a_device_says_again_takes_the_place_of_what_it_said(registry: Registry) -> None:
+    page = Page(phase="rounds", facts={}, arrays=b"")
+    said = Upload(round="fed-1/keys", device="a", header=b"", body=b"keys", took=1.0)
+    registry.journals.write("fed", page, [said, an_upload("a")])
+    registry.journals.write("fed", page, [dataclasses.replace(said, body=b"new keys", took=2.0)])
+    _, uploads = registry.journals.read("fed")
+    assert [(one.round, one.body, one.took) for one in uploads] == [
+        ("fed-1/keys", b"new keys", 2.0),
+        ("fed-1", b"numbers", 1.5),
+    ]
 
 
 def test_what_single_devices_sent_is_gone_from_the_disk_when_the_round_is_over(
