@@ -91,7 +91,7 @@ def make(name: str, work: Path) -> Net:
 def ours(net: Net, seconds: float, way: str) -> dict[str, Any]:
     """Return our measurement, by one of OURS."""
     kind = {"ours, bare call": _Bare, "ours, Session.run": _Checked, "ours, bound": Session}[way]
-    timing = measure(kind(net.onnx), net.feeds(), Plan(min_s=seconds, max_s=10 * seconds))
+    timing = measure(functools.partial(kind, net.onnx), net.feeds(), Plan(min_s=seconds, max_s=10 * seconds))
     kept = ("p50_ms", "p90_ms", "ci95_ms", "n", "valid", "why")
     return {name: getattr(timing, name) for name in kept}
 
@@ -160,16 +160,17 @@ def in_turns(net: Net, *, rounds: int, seconds: float) -> dict[str, list[dict[st
 
 
 def covered(net: Net, repeats: int, seconds: float) -> dict[str, Any]:
-    """Return how many of the medians of `repeats` runs lie in the first run's interval."""
+    """Return how many medians of `repeats` runs lie in the first one's interval, and in that of any other of them."""
     runs = [ours(net, seconds, "ours, bound") for _ in range(repeats + 1)]
-    (low, high), medians = runs[0]["ci95_ms"], [run["p50_ms"] for run in runs[1:]]
-    inside = sum(low <= median <= high for median in medians)
-    overlapping = sum(run["ci95_ms"][0] <= high and low <= run["ci95_ms"][1] for run in runs[1:])
+    medians, within = [run["p50_ms"] for run in runs], [run["ci95_ms"] for run in runs]
+    inside = [sum(low <= median <= high for median in medians) - 1 for low, high in within]  # its own always is
+    low, high = within[0]
     return {
-        "ci95_ms": [low, high],
+        "ci95_ms": within,
         "medians_ms": medians,
-        "inside": inside,
-        "overlapping": overlapping,
+        "inside": inside[0],
+        "inside_mean": statistics.mean(inside),
+        "overlapping": sum(one[0] <= high and low <= one[1] for one in within[1:]),
         "valid": sum(run["valid"] for run in runs),
         "of": repeats,
     }
@@ -215,10 +216,12 @@ def _repeats(document: dict[str, Any]) -> list[str]:
     if "repeats" not in document:
         return ["", "Repeats of one measurement: not measured."]
     lines = ["", "Repeats of ours (bound):", ""]
-    lines += ["| | first interval | medians in it | intervals that meet it | valid runs |", "|---|---|---:|---:|---:|"]
+    head = ("", "first interval", "medians in it", "in that of any run, mean", "intervals that meet it", "valid runs")
+    lines += [f"| {' | '.join(head)} |", "|---|---|" + "---:|" * 4]
     for name, one in document["repeats"].items():
-        (low, high), of = one["ci95_ms"], one["of"]
-        counts = f"{one['inside']} of {of} | {one['overlapping']} of {of} | {one['valid']} of {of + 1}"
+        (low, high), of = one["ci95_ms"][0], one["of"]
+        counts = f"{one['inside']} of {of} | {one['inside_mean']:.1f} of {of} | {one['overlapping']} of {of}"
+        counts += f" | {one['valid']} of {of + 1}"
         lines.append(f"| {name} | {low:.4g} to {high:.4g} ms | {counts} |")
     return lines
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,11 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeml_runtime.measure import (
+    Plan,
     bootstrap,
     confidence_of_median,
     intervals,
+    measure,
     order_interval,
 )
+from edgeml_runtime.measure.statistics import repeated, student
+from edgeml_runtime.measure.timing import MOST_SESSIONS
+from edgeml_runtime.session import Session
 
 
 def alike(rng: np.random.Generator, count: int, rho: float) -> np.ndarray:
@@ -71,3 +78,54 @@ def test_a_bootstrap_interval_covers_the_true_quantile() -> None:
         ((low, high),) = bootstrap(rng.exponential(1.0, 2000), [0.9], seed)
         inside += low <= np.log(10) <= high
     assert inside >= 88
+
+
+@pytest.mark.parametrize(("freedom", "quantile"), [(3, 3.182), (5, 2.571), (7, 2.365), (15, 2.131), (200, 1.972)])
+def test_students_t_is_that_of_the_tables(freedom: int, quantile: float) -> None:
+    assert student(freedom) == pytest.approx(quantile, rel=2e-3)
+
+
+def test_an_interval_holds_what_the_same_run_gives_again_where_sessions_differ() -> None:
+    """Ten sessions a run, each off by a percent of its own: as much as where memory came to lie can do."""
+    generator = np.random.default_rng(0)
+
+    def run() -> list[np.ndarray]:
+        return [generator.normal(1 + generator.normal(0, 0.01), 0.002, 200) for _ in range(10)]
+
+    inside, before = [], []
+    for _ in range(200):
+        pieces, again = run(), float(np.median(np.concatenate(run())))
+        low, high = repeated_interval(pieces)
+        inside.append(low <= again <= high)
+        before.append(repeated_interval(pieces[:1])[0] <= again <= repeated_interval(pieces[:1])[1])
+    assert np.mean(inside) >= 0.93
+    assert np.mean(before) < 0.5
+
+
+def repeated_interval(pieces: list[np.ndarray]) -> tuple[float, float]:
+    return intervals(np.concatenate(pieces), {"p50": 0.5}, pieces)["p50"]
+
+
+def test_few_sessions_say_nothing_of_how_they_differ() -> None:
+    assert repeated([np.ones(5), np.zeros(5), np.ones(5)], 0.5) == 0.0
+    assert repeated([np.ones(5)] * 4, 0.5) == 0.0
+    assert repeated([np.ones(5), np.zeros(5), np.ones(5), np.zeros(5)], 0.5) > 1.0
+
+
+def test_a_run_opens_its_session_anew_and_holds_one_at_a_time(models: SimpleNamespace) -> None:
+    held: weakref.WeakSet[Session] = weakref.WeakSet()
+    most = []
+
+    def opener() -> Session:
+        most.append(len(held))
+        session = Session(models.mlp())
+        held.add(session)
+        return session
+
+    row = {"numeric": np.ones((1, 64), np.float32)}
+    measure(opener, row, Plan(warmup_s=0.01, min_s=0.8, min_count=10, max_s=0.8))
+    assert 4 <= len(most) <= MOST_SESSIONS and max(most) == 0
+    measure(Session(models.mlp()), row, Plan(warmup_s=0.01, min_s=0.1, min_count=10, max_s=0.1))
+    most.clear()
+    measure(opener, row, Plan(warmup_s=0.01, min_s=0.2, min_count=10, max_s=0.2))
+    assert len(most) == 1  # stretches of 25 ms are too short

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,9 +62,10 @@ def benchmark(
     """
     cold = cold_start(model, feeds, starts=starts, settings=settings) if starts else None
     with placed(model, settings) as source:
-        session = Session(source, settings)
-    timing = measure(session, feeds, plan, watch=watch)
+        opener = functools.partial(Session, source, settings)
+        plain = opener().plain
+        timing = measure(opener, feeds, plan, watch=watch)
     runs = max(5, min(500, int(MOST_PROFILED_S * 1e3 / max(timing.p50_ms, 1e-3))))
-    nodes = operators(model, feeds, runs=runs, settings=settings) if profile and not session.plain else ()
+    nodes = operators(model, feeds, runs=runs, settings=settings) if profile and not plain else ()
     calls = overhead() if profile else None
     return Benchmark(timing=timing, settings=settings, cold=cold, operators=nodes, overhead=calls)

@@ -23,7 +23,7 @@ import numpy as np
 from edgeml_runtime.errors import ShapeMismatch
 from edgeml_runtime.measure.conditions import Conditions, environment, kept_waiting
 from edgeml_runtime.measure.doubts import Evidence, doubts
-from edgeml_runtime.measure.statistics import confidence_of_median, intervals
+from edgeml_runtime.measure.statistics import confidence_of_median, intervals, repeated
 from edgeml_runtime.session import Session
 
 Scenario = Literal["single-stream", "multi-stream", "offline", "paced"]
@@ -33,10 +33,13 @@ QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 MOST_SAMPLES = 1_000_000  # 8 MB; a longer run keeps an even share of every stretch
 KEPT_SAMPLES, KEPT_POINTS = 200, 300  # for pictures: of the durations, of the time line
 TIGHT_CI = 0.05  # of the median: good enough to stop
+MOST_SESSIONS, MOST_LOADING = 16, 0.5  # of a run; of the time measured so far: none is opened anew for more
+LEAST_STRETCH_S = 0.1  # that is worth a session of its own
 SETTLED = 0.05  # two stretches of warm-up whose medians differ by less are stable
 LONGEST_WARMUP = 10  # times Plan.warmup_s
 
 Query = Callable[[], Any]
+Opener = Callable[[], Session]
 Watch = Callable[[float], None]  # told the seconds measured so far, between stretches
 
 
@@ -98,6 +101,7 @@ class _Run:
 
     starts: list[float] = field(default_factory=list)
     stretches: list[np.ndarray] = field(default_factory=list)
+    sessions: list[int] = field(default_factory=list)  # of every stretch, which one it was of
     count: int = 0
     late: int = 0  # queries that had to wait for the one before
     interrupted: int = 0  # times that another took the processor from a thread that wanted to go on
@@ -109,6 +113,16 @@ class _Run:
     def samples(self) -> np.ndarray:
         return np.concatenate(self.stretches)
 
+    def by_session(self) -> list[np.ndarray]:
+        """Return the durations of each session."""
+        of = np.array(self.sessions)
+        return [np.concatenate([self.stretches[i] for i in np.flatnonzero(of == one)]) for one in np.unique(of)]
+
+    def tight(self) -> bool:
+        samples = self.samples()
+        low, high = confidence_of_median(samples)
+        return max(high - low, 2 * repeated(self.by_session(), 0.5)) <= TIGHT_CI * float(np.median(samples))
+
     def held(self, *, alone: bool) -> float:
         """Return the share of the time that those who wanted a processor had one; `alone`, one thread does it all."""
         ran, waited = self.waited
@@ -116,31 +130,63 @@ class _Run:
         return min(shares)
 
 
-def measure(session: Session, feeds: Mapping[str, np.ndarray], plan: Plan = USUAL, *, watch: Watch = nobody) -> Timing:
+def measure(
+    session: Session | Opener, feeds: Mapping[str, np.ndarray], plan: Plan = USUAL, *, watch: Watch = nobody
+) -> Timing:
     """Return how long `session` takes for `feeds`: through `predict` where they are one row of one input.
 
-    In the single-stream and paced scenarios a query is `feeds` as they are; else `plan.rows` rows of them, in one
-    run where the model's row axis is free, one by one where it is not. Raises ShapeMismatch when they do not fit.
+    Given what opens a session, up to MOST_SESSIONS stretches of the run have one of their own, the one before gone,
+    and the intervals hold what differs between sessions, too: that is what a run done again will differ by. In the
+    single-stream and paced scenarios a query is `feeds` as they are; else `plan.rows` rows of them, in one run where
+    the model's row axis is free, one by one where it is not. Raises ShapeMismatch when they do not fit.
     """
-    rows, one = query(session, feeds, plan)
+    asked = _Asked(session, feeds, plan)
     at_start, conditions = environment(), Conditions()
-    warmup_s, settled = warm(one, plan)
+    warmup_s, settled = warm(asked.one, plan)
     conditions.look()
-    run = _record(one, plan, conditions=conditions, watch=watch)
+    run = _record(asked, plan, conditions=conditions, watch=watch)
     samples = run.samples() / 1e6
-    told = intervals(samples, QUANTILES)
+    told = intervals(samples, QUANTILES, [piece / 1e6 for piece in run.by_session()])
     paced = plan.scenario == "paced"
     evidence = Evidence(
         median=(float(np.median(samples)), *told["p50"]),
         facts=conditions.facts(),
         cores=len(at_start["affinity"]),
-        held=1.0 if paced else run.held(alone=session.threads == 1),
+        held=1.0 if paced else run.held(alone=asked.threads == 1),
         interrupted=run.interrupted / run.count if paced else 0.0,
         late=run.late / run.count,
         settled=settled,
     )
-    facts = _Facts(plan=plan, rows=rows, warmup_s=warmup_s, told=told, conditions=conditions, environment=at_start)
+    facts = _Facts(
+        plan=plan, rows=asked.rows, warmup_s=warmup_s, told=told, conditions=conditions, environment=at_start
+    )
     return _timing(run, evidence, facts)
+
+
+class _Asked:
+    """What is asked again and again: one query of a session, which `renew` opens anew where that is worth its time."""
+
+    def __init__(self, session: Session | Opener, feeds: Mapping[str, np.ndarray], plan: Plan) -> None:
+        self._opener = None if isinstance(session, Session) else session
+        self._feeds, self._plan, self.opened, self.loading_s = feeds, plan, 1, 0.0
+        first = session if isinstance(session, Session) else session()
+        self.threads = first.threads
+        self.rows, self.one = query(first, feeds, plan)
+
+    def renew(self, stretch_s: float, elapsed_s: float) -> None:
+        """Open the session anew and warm it up, unless it takes too long or the next stretch is too short for that."""
+        few = self.opened < MOST_SESSIONS and stretch_s >= LEAST_STRETCH_S
+        if self._opener is None or not few or self.loading_s > MOST_LOADING * elapsed_s:
+            return
+        began = time.perf_counter()
+        self.one = _nothing  # a small memory does not hold two
+        self.one = query(self._opener(), self._feeds, self._plan)[1]
+        repeat(self.one, seconds=min(self._plan.warmup_s, stretch_s) / 4, ends=array("q"))
+        self.loading_s += time.perf_counter() - began
+        self.opened += 1
+
+
+def _nothing() -> None: ...
 
 
 def query(session: Session, feeds: Mapping[str, np.ndarray], plan: Plan) -> tuple[int, Query]:
@@ -186,18 +232,20 @@ def warm(one: Query, plan: Plan) -> tuple[float, bool]:
         before = median
 
 
-def _record(one: Query, plan: Plan, *, conditions: Conditions, watch: Watch) -> _Run:
-    """Return timed stretches of `one`, with a look at the machine after each."""
+def _record(asked: _Asked, plan: Plan, *, conditions: Conditions, watch: Watch) -> _Run:
+    """Return timed stretches of what is `asked`, with a look at the machine after each."""
     run, begun = _Run(), time.perf_counter()
     step = min(1.0, max(plan.min_s / 8, 0.01), plan.max_s)
     room = max(64, MOST_SAMPLES // math.ceil(plan.max_s / step))
     while True:
+        if run.stretches:
+            asked.renew(step, run.elapsed_s)
         start, busy, cpu, ends = time.perf_counter(), time.thread_time(), time.process_time(), array("q")
         waited, switches = kept_waiting(), resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
         if plan.scenario == "paced":
-            run.late += _pace(one, plan.rate_hz, seconds=max(step, 1 / plan.rate_hz), ends=ends)
+            run.late += _pace(asked.one, plan.rate_hz, seconds=max(step, 1 / plan.rate_hz), ends=ends)
         else:
-            repeat(one, seconds=step, ends=ends)
+            repeat(asked.one, seconds=step, ends=ends)
         run.busy_s += time.thread_time() - busy
         run.cpu_s += time.process_time() - cpu
         run.elapsed_s += time.perf_counter() - start
@@ -206,9 +254,10 @@ def _record(one: Query, plan: Plan, *, conditions: Conditions, watch: Watch) -> 
             run.waited = [total + after - before for total, after, before in zip(run.waited, now, waited, strict=True)]
         run.starts.append(start - begun)
         run.stretches.append(_thin(np.asarray(ends), room))
+        run.sessions.append(asked.opened)
         run.count += len(ends)
-        elapsed = time.perf_counter() - begun
-        done = elapsed >= plan.min_s and run.count >= plan.min_count and _tight(run.samples())
+        elapsed = time.perf_counter() - begun - asked.loading_s
+        done = elapsed >= plan.min_s and run.count >= plan.min_count and run.tight()
         if done or elapsed >= plan.max_s:
             conditions.end()
             return run
@@ -250,11 +299,6 @@ def _pace(one: Query, rate_hz: float, *, seconds: float, ends: array[int]) -> in
         due += every
     time.sleep(max(0, due - clock()) / 1e9)  # the next stretch keeps the pace
     return late
-
-
-def _tight(samples: np.ndarray) -> bool:
-    low, high = confidence_of_median(samples)
-    return high - low <= TIGHT_CI * float(np.median(samples))
 
 
 @dataclass(frozen=True, kw_only=True)
