@@ -104,18 +104,17 @@ class _Bare(Session):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._bare, self._name = onnxruntime.InferenceSession(str(path), options), self.inputs[0].name
-
-    def predict(self, row: np.ndarray) -> dict[str, np.ndarray]:
-        answers: dict[str, np.ndarray] = self._bare.run(None, {self._name: row})
-        return answers
+        bare, name = onnxruntime.InferenceSession(str(path), options), self.inputs[0].name
+        self.predict = lambda row: bare.run(None, {name: row})
 
 
 class _Checked(Session):
     """`predict` as a plain `Session.run`."""
 
-    def predict(self, row: np.ndarray) -> dict[str, np.ndarray]:
-        return self.run({self.inputs[0].name: row})
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        run, name = self.run, self.inputs[0].name
+        self.predict = lambda row: run({name: row})
 
 
 def peer(name: str, net: Net, seconds: float) -> dict[str, Any] | None:
