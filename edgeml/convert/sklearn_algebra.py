@@ -22,6 +22,7 @@ from sklearn import (
     random_projection,
 )
 from sklearn import kernel_approximation as approximation
+from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.preprocessing import KBinsDiscretizer, PowerTransformer
 
@@ -276,6 +277,23 @@ def _hidden(e: Emitter, model: Any) -> str:
     return str(e.op("Sigmoid", total))
 
 
+def _tfidf(e: Emitter, model: Any) -> str:
+    """Counts, or 1 + log(count) of those that are not 0, times the words' weights, each row then of length 1."""
+    x = e.floats()
+    if model.sublinear_tf:  # skl2onnx takes log(1 + count)
+        absent = e.op("Equal", x, e.constant(0.0))
+        log = e.op("Log", e.op("Where", absent, e.constant(1.0), x))
+        x = e.op("Where", absent, e.constant(0.0), e.op("Add", log, e.constant(1.0)))
+    if model.use_idf:
+        x = e.op("Mul", x, e.constant(model.idf_))
+    return x if model.norm is None else str(e.op("Normalizer", x, domain="ai.onnx.ml", norm=model.norm.upper()))
+
+
+def _words(model: Any) -> int:
+    """Return how many columns a TfidfTransformer has, alone or inside a TfidfVectorizer."""
+    return len(model.vocabulary_) if hasattr(model, "vocabulary_") else int(model.n_features_in_)
+
+
 FORMULAS: dict[type, tuple[Emit, Callable[[Any], int]]] = {
     KernelRidge: (_kernel_ridge, lambda m: m.dual_coef_.reshape(len(m.dual_coef_), -1).shape[1]),
     approximation.Nystroem: (_nystroem, lambda m: len(m.components_)),
@@ -297,4 +315,5 @@ FORMULAS: dict[type, tuple[Emit, Callable[[Any], int]]] = {
         lambda m: len(m.kept),
     ),
     PowerTransformer: (_powered, lambda m: m.n_features_in_),
+    TfidfTransformer: (_tfidf, _words),
 }

@@ -13,7 +13,7 @@ from sklearn.base import is_classifier, is_outlier_detector, is_regressor
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier, VotingClassifier
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_extraction.text import TfidfTransformer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.multiclass import OneVsRestClassifier
@@ -202,6 +202,11 @@ def _categories() -> tuple[np.ndarray, np.ndarray]:
     return rows, ((rows[:, 0] % 3 == 1) ^ (rows[:, 1] > 0.5)).astype(np.int64)
 
 
+def _counts() -> tuple[np.ndarray, np.ndarray]:
+    rows = np.random.default_rng(4).poisson(1.0, (60, 6)).astype(np.float32)
+    return rows, np.zeros(60)
+
+
 def _named() -> tuple[np.ndarray, np.ndarray]:
     rows, target = _iris()
     return rows, np.array(["setosa", "versicolor", "virginica"], dtype=object)[target]
@@ -250,6 +255,17 @@ VARIANTS: dict[str, tuple[Any, Data]] = {  # what went wrong without an exceptio
         TfidfVectorizer(token_pattern="[a-zA-Z0-9_]{2,}"),
         lambda: (np.array(["größer als Zürich", "small and big", "big"] * 4, dtype=object), np.zeros(12)),
     ),
+    "TfidfVectorizer of logarithms": (
+        TfidfVectorizer(token_pattern="[a-zA-Z0-9_]{2,}", sublinear_tf=True),
+        lambda: (np.array(["big big big", "small and big and slow", "slow slow"] * 4, dtype=object), np.zeros(12)),
+    ),
+    **{
+        f"TfidfTransformer of logarithms, norm {norm}, {'with' if idf else 'without'} idf": (
+            TfidfTransformer(norm=norm, use_idf=idf, sublinear_tf=True),
+            _counts,
+        )
+        for norm, idf in (("l2", True), ("l1", False), (None, True))
+    },
 }
 
 
