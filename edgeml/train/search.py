@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -102,7 +101,7 @@ def _cross_validate(
     dataset: Dataset, trials: list[Trial], folds: list[Fold], *, search: Search, progress: Callable[[str], None]
 ) -> list[Candidate]:
     deadline = time.monotonic() + search.timeout_s
-    workers = min(len(os.sched_getaffinity(0)), MAX_WORKERS)
+    workers = min(joblib.cpu_count(), MAX_WORKERS)
     found: list[Candidate] = []
     with joblib.parallel_config("loky", n_jobs=workers, inner_max_num_threads=1), joblib.Parallel() as parallel:
         for start in range(0, len(trials), workers):
