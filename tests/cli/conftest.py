@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests import warm
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Said:
 
 
 Command = Callable[..., Said]
+Run = Callable[..., warm.Ending]
 
 
 @pytest.fixture
@@ -44,21 +47,19 @@ def edgeml(tmp_path: Path) -> Command:
     return command_in(tmp_path)
 
 
-def command_in(folder: Path, **others: Path) -> Command:
+def command_in(folder: Path, *, run: Run = warm.run, **others: Path) -> Command:
     """Return a function that runs `edgeml` with everything it keeps in `folder`, but for what `others` name."""
     own = {"EDGEML_REGISTRY": "registry", "EDGEML_DEVICES": "own-devices", "HOME": "home"}
     places = {name: str(folder / place) for name, place in own.items()} | {n: str(path) for n, path in others.items()}
 
-    def run(*words: object, cwd: Path | None = None) -> Said:
-        done = subprocess.run(
-            [sys.executable, "-m", "edgeml", *map(str, words)],
-            capture_output=True,
-            text=True,
-            timeout=240,
-            env={**os.environ, **places},
-            cwd=cwd or folder,
-            check=False,
-        )
-        return Said(done.returncode, done.stdout, done.stderr)
+    def command(*words: object, cwd: Path | None = None) -> Said:
+        return Said(*run(list(map(str, words)), env={**os.environ, **places}, cwd=cwd or folder))
 
-    return run
+    return command
+
+
+def anew(words: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> warm.Ending:
+    """Run `edgeml` as a user does: in a Python that is started for it, on every core."""
+    command = [sys.executable, "-m", "edgeml", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=env, cwd=cwd, check=False)
+    return done.returncode, done.stdout, done.stderr

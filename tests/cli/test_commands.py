@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.cli.conftest import Command, command_in
+from tests.cli.conftest import Command, anew, command_in
 from tests.networks import an_mlp
 
 
@@ -34,7 +33,11 @@ def a_project(home: Path, real_data: Callable[[str], Path]) -> Path:
 
 @pytest.fixture
 def penguins(real_data: Callable[[str], Path], tmp_path: Path) -> Path:
-    return a_project(tmp_path, real_data)
+    """The project with half of its search."""
+    project = a_project(tmp_path, real_data)
+    file = project / "edgeml.yaml"
+    file.write_text(file.read_text(encoding="utf-8").replace("trials: 12", "trials: 6"), encoding="utf-8")
+    return project
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Built:
 @pytest.fixture(scope="module")
 def built(real_data: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Built:
     home = tmp_path_factory.mktemp("home")
-    said = command_in(home)("build", a_project(home, real_data), "--json")
+    said = command_in(home, run=anew)("build", a_project(home, real_data), "--json")
     assert said.code == 0, said.err
     return Built(home, said.json)
 
@@ -186,10 +189,11 @@ def test_ctrl_c_leaves_nothing_half_written(edgeml: Command, penguins: Path, tmp
     child = subprocess.Popen(
         [sys.executable, "-m", "edgeml", "build", str(penguins)], stderr=subprocess.PIPE, env=environment, text=True
     )
-    time.sleep(4)
+    assert child.stderr is not None
+    assert any("over the folds" in line for line in child.stderr), "no candidate was scored"
     child.send_signal(signal.SIGINT)
-    _, said = child.communicate(timeout=30)
-    assert child.returncode == 130 and "Traceback" not in said
+    said = child.stderr.read()
+    assert child.wait(timeout=30) == 130 and "Traceback" not in said
     assert not list(penguins.glob("**/summary.json")) and not list(penguins.glob("**/.*.????????"))
     assert edgeml("build", penguins).code == 0
 

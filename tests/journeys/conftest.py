@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +15,9 @@ import pytest
 
 from edgeml.demo.agents import Agent, Process, wait_until
 from edgeml.registry import Registry
-from edgeml.transport.broker import Broker, find_mosquitto, start_broker
-
-# the broker of each journey; with mosquitto here, the embedded one runs the same stories among the slow tests
-KINDS = ["mosquitto", pytest.param("embedded", marks=pytest.mark.slow)] if find_mosquitto() else ["embedded"]
+from edgeml.transport.broker import Broker, start_broker
+from tests import warm
+from tests.brokers import KINDS
 
 
 @dataclass
@@ -62,9 +60,8 @@ class Fleet:
         wait_until(ready, list(self.agents.values()), what=what)
 
     def edgeml(self, *words: object) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "EDGEML_REGISTRY": str(self.registry.root)}
-        command = [sys.executable, "-m", "edgeml", *map(str, words)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment, check=False)
+        command, environment = list(map(str, words)), {**os.environ, "EDGEML_REGISTRY": str(self.registry.root)}
+        return subprocess.CompletedProcess(command, *warm.run(command, env=environment, cwd=self.folder))
 
     def running(self, device: str) -> Any:
         found = next(record for record in self.registry.devices() if record.id == device)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.federated_round import GOAL_DIFFERENCE, differences, federate, fp32_graph
-from tests.journeys.conftest import KINDS
+from tests.brokers import KINDS
 
 pytestmark = pytest.mark.journey
 

@@ -1,4 +1,4 @@
-"""A server and devices on a real broker of each kind."""
+"""A server and devices on a real broker."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ import pytest
 
 from edgeml.registry import Registry
 from edgeml.transport import Broker, start_broker
-from edgeml.transport.broker import COMMANDS, find_mosquitto
 from edgeml_runtime.wire.messages import Running
+from tests.brokers import KINDS
 from tests.server.stand_ins import Device, InMemoryRetrain, Server, rows_of, until
 
 
-@pytest.fixture(params=sorted(COMMANDS))
+@pytest.fixture(params=KINDS)
 def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
-    """Return a running broker of each kind; mosquitto is skipped, by name, where it is not installed."""
-    if request.param == "mosquitto" and find_mosquitto() is None:
-        pytest.skip("mosquitto is not installed: apt install mosquitto")
+    """Return a running broker."""
     with start_broker(kind=request.param) as running:
         yield running
 
