@@ -21,6 +21,7 @@ SOUND = {
     "functions": called(3).SerializeToString(),
     "sparse": with_sparse([4, 4], [0, 5]).SerializeToString(),
 }
+SLOW_OR_SHARED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 NUMBERS = (0, -1, 1, 2, 7, 31, 2**31 - 1, 2**31, 2**40, 2**63 - 1, -(2**63))
 TEXTS = ("", "x", "y", "numeric", "Loop", "Reshape", "Expand", "ai.onnx.ml", "com.microsoft", "a\nb")
 
@@ -88,10 +89,7 @@ def damaged(draw) -> bytes:
     return bytes(spoilt)
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(data=damaged())
-def test_a_damaged_model_is_refused_in_one_line_or_loads(data, tmp_path):
-    path = tmp_path / "m.onnx"
+def refused_in_one_line_or_loads(data, path):
     path.write_bytes(data)
     try:
         model = convert.read_model(path)
@@ -99,6 +97,19 @@ def test_a_damaged_model_is_refused_in_one_line_or_loads(data, tmp_path):
         assert str(error).isprintable() and len(str(error)) < 700
     else:
         assert Session(model.data).outputs
+
+
+@settings(max_examples=80, suppress_health_check=SLOW_OR_SHARED)
+@given(data=damaged())
+def test_a_damaged_model_is_refused_in_one_line_or_loads(data, tmp_path):
+    refused_in_one_line_or_loads(data, tmp_path / "m.onnx")
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, suppress_health_check=SLOW_OR_SHARED)
+@given(data=damaged())
+def test_so_is_a_model_damaged_in_a_thousand_ways(data, tmp_path):
+    refused_in_one_line_or_loads(data, tmp_path / "m.onnx")
 
 
 @pytest.mark.parametrize("name", SOUND)

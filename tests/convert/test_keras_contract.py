@@ -15,7 +15,10 @@ ROW = re.compile(r"^\| (?P<name>[^|]+) \| (?P<result>exact|stated|refused) \| (?
 TOLD = {found["name"]: found for found in ROW.finditer(PAGE.read_text())}
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+LONG = ("MobileNetV3Small",)  # a hundred more layers than any other
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in LONG else ()) for n in ARCHITECTURES])
 def test_it_converts_or_is_refused_as_the_page_says(name, keras, tmp_path):
     found = outcome_of(name, keras, tmp_path)
     assert (found.result, found.note) == (TOLD[name]["result"], TOLD[name]["note"]), "write the page anew"
@@ -29,12 +32,21 @@ def test_the_page_lists_nothing_else():
     assert set(TOLD) == set(ARCHITECTURES)
 
 
-@pytest.mark.parametrize(
-    "name", ["GRU", "several inputs and outputs", "regressor behind Normalization", "DS-CNN", "activations"]
+@pytest.fixture(
+    scope="module",
+    params=["GRU", "several inputs and outputs", "regressor behind Normalization", "DS-CNN", "activations"],
 )
+def network(request, keras, tmp_path_factory):
+    """A network, and what its .keras file converts to."""
+    network = build(request.param, keras)
+    path = tmp_path_factory.mktemp("network") / "network.keras"
+    network.save(path)
+    return network, convert.read_model(path)
+
+
 @pytest.mark.parametrize("form", ["h5", "SavedModel", "live"])
-def test_every_form_gives_the_same_graph(name, form, keras, tmp_path):
-    network = build(name, keras)
+def test_every_form_gives_the_same_graph(network, form, tmp_path):
+    network, first = network
     if form == "live":
         model = convert.from_keras(network)
     elif form == "h5":
@@ -43,8 +55,6 @@ def test_every_form_gives_the_same_graph(name, form, keras, tmp_path):
     else:
         network.export(str(tmp_path / "network"), verbose=False)
         model = convert.read_model(tmp_path / "network")
-    network.save(tmp_path / "network.keras")
-    first = convert.read_model(tmp_path / "network.keras")
     operators, wanted = (sorted(node.op_type for node in graph.load(one).graph.node) for one in (model, first))
     assert operators == wanted
     if form != "SavedModel":  # which calls its ends by its signature

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from edgeml import bench
@@ -17,6 +19,16 @@ SCOPE = bench.Scope(
     rounds=1,
     plan=Plan(warmup_s=0.02, min_s=0.02, min_count=3, max_s=0.05),
 )
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory):
+    """A folder with this machine's calibrations for one and two threads, their summary and the progress."""
+    folder, seen = tmp_path_factory.mktemp("calibrated"), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEML_DEVICES", str(folder))
+        found = calibrate_here(threads=(1, 2), scope=SCOPE, progress=lambda *what: seen.append(what))
+    return folder, found, seen
 
 
 @pytest.fixture
@@ -38,9 +50,9 @@ def predicted(model, threads=1):
     return bench_path(model, options)["predicted"]
 
 
-def test_this_machine_is_calibrated_once_for_each_number_of_threads_and_then_predicts(devices, model):
-    seen = []
-    found = calibrate_here(threads=(1, 2), scope=SCOPE, progress=lambda *what: seen.append(what))
+def test_this_machine_is_calibrated_once_for_each_number_of_threads_and_then_predicts(calibrated, devices, model):
+    folder, found, seen = calibrated
+    shutil.copytree(folder, devices)
     assert [one["threads"] for one in found] == [1, 2]
     assert sorted(path.name for path in devices.iterdir()) == [
         "this-machine.2-threads.calibration.json",
@@ -59,8 +71,8 @@ def test_without_a_calibration_the_command_that_makes_one_is_named(devices, mode
         predicted(model, threads=2)
 
 
-def test_a_calibration_that_was_cut_off_is_refused_where_it_is_needed(devices, model):
-    calibrate_here(threads=(1,), scope=SCOPE, progress=lambda *_: None)
+def test_a_calibration_that_was_cut_off_is_refused_where_it_is_needed(calibrated, devices, model):
+    shutil.copytree(calibrated[0], devices)
     path = calibration_path("this-machine")
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DataError, match=r"this-machine\.calibration\.json: .*calibrate again"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,11 @@ def spoiled(model: OnnxModel) -> OnnxModel:
     return graph.set_initializers(model, {last: -weights[last]})
 
 
-def test_a_better_model_is_released_with_its_parent_in_the_lineage(tmp_path: Path) -> None:
-    registry, record, rows = the_digits(tmp_path)
+def test_a_better_model_is_released_with_its_parent_in_the_lineage(
+    digits: tuple[Registry, FederationRecord, Rows], tmp_path: Path
+) -> None:
+    base, record, rows = digits
+    registry = Registry.open(Path(shutil.copytree(base.root, tmp_path / "registry")))
     learner = retraining(registry).prepare(record)
     first = registry.find("digits")
     told = learner.release(spoiled(learner.model), [ROUND], {})

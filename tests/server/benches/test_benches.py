@@ -116,7 +116,7 @@ def test_traffic_interrupts_it_serving_goes_on_and_it_is_finished_when_it_is_cal
     registry.add_release(a_release(), summary={}, run_dir="")
     rollout = registry.request_rollout("toy", None, "all", deadline_s=60)
     until(lambda: registry.rollout(rollout).is_over, "the rollout")
-    plan = BenchPlan(warmup_s=0.01, min_s=4.0, max_s=4.0)
+    plan = BenchPlan(warmup_s=0.01, min_s=2.0, max_s=2.0)
     bench_id = a_request(registry, plan=plan, graphs={"a": a_model().data, "b": a_model(1).data})
     until(lambda: busy.bench().get("phase") == "RUNNING", "the benchmark")
     until(lambda: bool(busy.children()), "its child")
