@@ -22,6 +22,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # what takes seconds to make once, the processes of all tests share, whatever HOME they are given
 os.environ.setdefault("EDGEML_CACHE", str(Path.home() / ".cache/edgeml"))
 
+# workers of pytest have the cores already: threads of scikit-learn's loops would spin while they wait for one
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 TIERS = ("slow", "runtimes", "oracles", "emulated")  # minutes, packages to install: each runs when `-m` names it
 
 DATA = Path(os.environ.get("EDGEML_DATA", Path(__file__).resolve().parents[1].parent / "shared" / "data"))
