@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import ModelProto
 
 from edgeml import bench
 from edgeml.bench.calibrate import calibration as documents
@@ -54,7 +55,9 @@ def test_nodes_are_found_again_by_name_where_sessions_run_them_in_another_order(
     subject = runs.Subject(kernel.name, kernel.built, False, kernel.swept)
 
     def samples(*rows):
-        found = runs._samples(subject, [journals.Row(row) for row in rows], caches=Caches(CACHE, CACHE), node_ms=0.0)
+        found = runs._samples(
+            subject, [journals.Row(row) for row in rows], caches=Caches(CACHE, CACHE), profiler=runs.Profiler(0.0)
+        )
         return list(found)
 
     assert len(nodes) > 4 and samples(nodes, nodes[::-1]) == samples(nodes, nodes)
@@ -313,3 +316,55 @@ def _one_product():
 def test_what_the_last_cache_keeps_is_measured_for_neighbours_use_it_too(times, kept):
     caches = runs._kept(Caches(CACHE, CACHE // 8), [a_rung(ms) for ms in times])
     assert caches == pytest.approx(kept * CACHE, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("out", "kernel", "depthwise", "ragged", "odd"),
+    [(64, 1, False, 0, 0), (58, 1, False, 100 * 10, 100 * 2), (11, 3, True, 900 * 11, 900 * 3), (20, 3, False, 400, 0)],
+)
+def test_what_is_left_over_from_whole_vectors_of_channels_is_counted(out, kernel, depthwise, ragged, odd):
+    channels = out if depthwise else 16
+    net = Builder((1, channels, 10, 10), int8=True)
+    model = net.done(net.conv("x", out, kernel=kernel, group=channels if depthwise else 1))
+    (work,) = [
+        w for w in works_of(operators(model, feeds((1, channels, 10, 10)), runs=1, weights=True), model) if w.macs
+    ]
+    assert (work.ragged, work.odd, work.part) == (ragged, odd, 0)
+
+
+def test_what_threads_share_is_told_of_the_blocked_layout_by_rows_and_64_filters():
+    nodes = operators(*_one_convolution((1, 32, 6, 6), 128), runs=1, weights=True)
+    (node,) = [node for node in nodes if node.operator == "Conv"]
+    blocked, plain = (
+        works_of([dataclasses.replace(node, name=name)], ModelProto())[0].part for name in ("conv_nchwc", "conv")
+    )
+    assert (blocked, plain) == (36 * 128 * 32 / (6 * 2), 0)
+
+
+def _one_convolution(shape, out):
+    net = Builder(shape)
+    return net.done(net.conv("x", out, act="")), feeds(shape)
+
+
+def a_product_net(ms: float, node_ms: float) -> tuple[runs.Subject, list[journals.Row]]:
+    """Return a reference net of one product, whose node took `node_ms` under the profiler, and `ms` as a whole."""
+    model, inputs = _one_product()
+    node = dataclasses.replace(operators(model, inputs, runs=1)[0], ms=node_ms)
+    return runs.Subject("net made", lambda: (model, (1, 8))), [journals.Row((node,), ms)]
+
+
+@pytest.mark.parametrize(("ms", "shares"), [(1.0, 0.29), (1.5, 0.0)])
+def test_products_give_the_profiler_back_what_makes_nodes_longer_than_their_net(ms, shares):
+    profiler = runs.Profiler(0.01)
+    nets = [a_product_net(ms, 1.1), a_product_net(ms, 1.2), a_product_net(ms, 1.4)]
+    found = runs._of_products(nets, caches=Caches(CACHE, CACHE), call_ms=0.1, profiler=profiler)
+    assert found == pytest.approx({False: shares, True: 0.0})
+
+
+def test_no_product_gives_the_profiler_more_than_half_of_its_time_and_no_other_node_gives_it_any():
+    profiler = runs.Profiler(0.01, {True: 0.004})
+    conv = Work("QLinearConv uint8", "dense", 1.0, 1.0, 1.0)
+    assert profiler.without(0.03, conv) == pytest.approx(0.016)
+    assert profiler.without(0.014, conv) == pytest.approx(0.002)
+    assert profiler.without(0.03, dataclasses.replace(conv, macs=0.0)) == pytest.approx(0.02)
+    assert profiler.without(0.03, dataclasses.replace(conv, family="Conv float")) == pytest.approx(0.02)

@@ -12,7 +12,7 @@ import functools
 import math
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -39,6 +39,7 @@ LADDER = 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0, 2.0  # of the last cache
 CLIMB = 1.2  # from the first rung to the last: less says nothing of the cache
 CHAINS = 2, 62  # nodes that do next to nothing: their difference is what a node costs, the rest what a call costs
 LEAST_MS = 1e-5  # of a kernel, once the profiler's share is taken out
+MOST_SHARE = 0.5  # of a product's time that is taken for the profiler's beyond what it adds to every node
 CONDITIONS = ("onnxruntime", "cpu_model", "machine", "kernel")  # that must not change while it is interrupted
 Feeds = Mapping[str, np.ndarray]
 
@@ -89,6 +90,20 @@ class Scope:
 
 
 WHOLE = Scope()
+
+
+@dataclass(frozen=True)
+class Profiler:
+    """Milliseconds that the profiler adds to a node, and more to one that multiplies: in int8 (True), and not."""
+
+    node_ms: float
+    product_ms: Mapping[bool, float] = field(default_factory=dict)
+
+    def without(self, ms: float, work: Work) -> float:
+        """Return the milliseconds of `work` itself where the profiler says `ms`."""
+        ms = max(ms - self.node_ms, LEAST_MS)
+        more = self.product_ms.get("int8" in work.family, 0.0) if work.macs else 0.0
+        return ms - min(more, MOST_SHARE * ms)
 
 
 @dataclass(frozen=True)
@@ -200,11 +215,12 @@ def _calibration(
     caches = replace(caches, last=_kept(caches, [rows for one, rows in found if one.name.startswith("rung ")]))
     chains = [rows for subject, rows in found if subject.name.startswith("chain ")]
     call_ms, node_ms = _overheads(*chains)
+    nets = [(subject, rows) for subject, rows in found if subject.name.startswith("net ")]
+    profiler = Profiler(node_ms, _of_products(nets, caches=caches, call_ms=call_ms, profiler=Profiler(node_ms)))
     references = []
-    for subject, rows in found:
-        if subject.name.startswith("net "):
-            works = tuple(works_of(rows[0].nodes, subject.build()[0]))
-            references.append(Reference(name=subject.name.removeprefix("net "), ms=_fastest(rows), nodes=works))
+    for subject, rows in nets:
+        works = tuple(works_of(rows[0].nodes, subject.build()[0]))
+        references.append(Reference(name=subject.name.removeprefix("net "), ms=_fastest(rows), nodes=works))
     return Calibration(
         device=name,
         settings=asdict(settings),
@@ -217,14 +233,16 @@ def _calibration(
             sample
             for subject, rows in found
             if not subject.name.startswith(("rung ", "chain "))
-            for sample in _samples(subject, rows, caches=caches, node_ms=node_ms)
+            for sample in _samples(subject, rows, caches=caches, profiler=profiler)
         ),
         references=tuple(references),
         doubts=tuple(sorted({row.why for _, rows in found for row in rows if row.why and row.ms == _fastest(rows)})),
     )
 
 
-def _samples(subject: Subject, rows: Sequence[Row], *, caches: Caches, node_ms: float) -> Iterator[tuple[Work, float]]:
+def _samples(
+    subject: Subject, rows: Sequence[Row], *, caches: Caches, profiler: Profiler
+) -> Iterator[tuple[Work, float]]:
     """Return every node of a micro-model or a reference net with its fastest round, without the profiler's share.
 
     Nodes are found again by name: where branches meet, sessions of one model run them in different orders.
@@ -235,8 +253,8 @@ def _samples(subject: Subject, rows: Sequence[Row], *, caches: Caches, node_ms: 
     rounds = [{node.name: node.ms for node in row.nodes} for row in rows]
     for node, mine in zip(rows[0].nodes, own, strict=True):
         if mine:
-            ms = min(times[node.name] for times in rounds if node.name in times)
-            yield next(turns), max(ms - node_ms, LEAST_MS)
+            work = next(turns)
+            yield work, profiler.without(min(times[node.name] for times in rounds if node.name in times), work)
 
 
 def _overheads(short: Sequence[Row], long: Sequence[Row]) -> tuple[float, float]:
@@ -245,6 +263,23 @@ def _overheads(short: Sequence[Row], long: Sequence[Row]) -> tuple[float, float]
     node = (_fastest(long) - _fastest(short)) / (many - few)
     profiled = min(float(np.mean([one.ms for one in row.nodes])) for row in long)
     return max(0.0, _fastest(short) - few * node), profiled - node
+
+
+def _of_products(
+    nets: Sequence[tuple[Subject, list[Row]]], *, caches: Caches, call_ms: float, profiler: Profiler
+) -> dict[bool, float]:
+    """Return what the profiler adds to a node that multiplies, in fp32 and in int8, beyond what it adds to every node.
+
+    It is by how much the nodes of a reference net are longer than the net: shared among those that multiply, the
+    median of the nets, and never less than nothing.
+    """
+    found: dict[bool, list[float]] = {False: [], True: []}
+    for subject, rows in nets:
+        samples = list(_samples(subject, rows, caches=caches, profiler=profiler))
+        if products := sum(work.macs > 0 for work, _ in samples):
+            longer = sum(ms for _, ms in samples) + call_ms - _fastest(rows)
+            found[subject.name.endswith(" int8")].append(longer / products)
+    return {int8: max(0.0, float(np.median(many))) if many else 0.0 for int8, many in found.items()}
 
 
 def _rung(cache: int, share: float) -> Subject:

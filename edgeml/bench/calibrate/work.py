@@ -32,6 +32,8 @@ USUAL_WINDOW = 4  # of a pool whose own is not known
 SIDED = frozenset({"Resize", "Upsample", "ReduceMean", "ReduceSum", "ReduceMax"})  # the last axis is theirs, or kept
 FREE = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Shape", "Constant"})  # no data moves
 FEW = 64  # positions of a picture
+VECTOR, LANES = 16, 4  # channels that onnxruntime's int8 kernels do at once, and of the rest again
+FILTERS = 64  # of a row: what a thread of the blocked kernels takes at once
 Shape = tuple[int, ...]
 
 
@@ -59,6 +61,9 @@ class Work:
     aged: float = 0.0  # bytes of `moved` that the nearer caches have forgotten
     spilled: float = 0.0  # bytes of `moved` that memory holds, not a cache
     over: float = 0.0  # bytes of `moved` that the nearer caches are too small for
+    ragged: float = 0.0  # elements out (in windows if depthwise) of channels behind the last VECTOR of them
+    odd: float = 0.0  # the same behind the last LANES channels: these are done one by one
+    part: float = 0.0  # multiply-accumulates of one of the parts that threads share, in the blocked layout
 
     def amounts(self) -> dict[str, float]:
         """Return what is counted, without the names."""
@@ -131,8 +136,10 @@ def work_of(node: OperatorTime) -> Work:
         weight = shapes[CONVOLUTIONS[node.operator]]
         if len(weight) > 2 and len(shapes[0]) == len(weight):
             last = _channels_last(node, weight, outputs[0][1])
-            kind, macs, gathered = _convolution(shapes[0], weight, outputs[0][1], last=last)
-            return Work(family, kind, macs, moved, float(node.parameter_bytes), gathered=gathered)
+            kind, amounts = _convolution(shapes[0], weight, outputs[0][1], last=last)
+            if not node.name.endswith(BLOCKED):
+                amounts.pop("part")
+            return Work(family, kind, moved=moved, weights=float(node.parameter_bytes), **amounts)
     if node.operator in PAIRED and len(shapes) > 1:
         kind, runs = _pairing([shape for shape in shapes if shape], outputs[0][1])
         return Work(family, kind, 0.0, moved + node.parameter_bytes, 0.0, gathered=runs)
@@ -177,23 +184,33 @@ def _channels_last(node: OperatorTime, weight: Shape, y: Shape) -> bool:
     return y[1] != weight[0]
 
 
-def _convolution(x: Shape, weight: Shape, y: Shape, *, last: bool) -> tuple[str, float, float]:
-    """Return kind, multiply-accumulates and window of a convolution; weights are (out, in / groups, kernel ...)."""
+def _convolution(x: Shape, weight: Shape, y: Shape, *, last: bool) -> tuple[str, dict[str, float]]:
+    """Return kind and amounts of a convolution; weights are (out, in / groups, kernel ...)."""
     macs, kernel = float(math.prod(y)) * math.prod(weight[1:]), weight[2:]
     channels, out = (x[-1], y[-1]) if last else (x[1], y[1])
     strided = " strided" if 2 * math.prod(y) / out < math.prod(x) / channels else ""
-    uneven = " uneven" if out % 16 or (channels % 16 and channels > 4) else ""  # the rest runs without vectors
+    uneven = " uneven" if out % VECTOR or (channels % VECTOR and channels > 4) else ""  # the rest runs without vectors
     positions = math.prod(y) / out
     few = " one" if positions == 1 else " few" if positions < FEW else ""  # too few for the kernels' tiles
-    if weight[1] == 1 and channels > 1:
-        return f"depthwise{uneven} {kernel[0]}{strided}", macs, positions
+    depthwise = weight[1] == 1 and channels > 1
+    elements = positions * (math.prod(kernel) if depthwise else 1)  # of a channel
+    parts = (y[1] if last else y[2]) * math.ceil(out / (VECTOR if depthwise else FILTERS))
+    amounts = {
+        "macs": macs,
+        "gathered": positions if depthwise else macs / out,
+        "ragged": elements * (out % VECTOR),
+        "odd": elements * (out % LANES),
+        "part": macs / max(parts, 1),
+    }
+    if depthwise:
+        return f"depthwise{uneven} {kernel[0]}{strided}", amounts
     if weight[1] < channels and channels > 4:
-        return "grouped", macs, macs / out
+        return "grouped", amounts
     if weight[1] <= 4:
-        return f"first{uneven}", macs, macs / out
+        return f"first{uneven}", amounts
     if all(side == 1 for side in kernel):
-        return f"pointwise{few}{uneven}", macs, macs / out
-    return f"dense{few}{uneven}{strided}", macs, macs / out
+        return f"pointwise{few}{uneven}", amounts
+    return f"dense{few}{uneven}{strided}", amounts
 
 
 def in_turn(works: Sequence[Work], caches: Caches, *, swept: float = 0.0) -> list[Work]:

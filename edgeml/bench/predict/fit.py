@@ -1,6 +1,7 @@
 """A cost model of a device's kernels: non-negative least squares by class, set right by the reference nets.
 
-    time of a node = a + b MAC + c window + d bytes of activations + e bytes of weights + what no cache kept, by class
+    time of a node = a + b MAC + c window + d bytes of activations + e bytes of weights + what no cache kept
+                       + what is left over from whole vectors and from equal parts for the threads, by class
     time of a net  = scalar * (call + sum over its nodes)
 
 The coefficients are not negative and minimize the relative error (Lawson and Hanson, Solving Least Squares Problems,
@@ -159,6 +160,7 @@ def _row(work: Work) -> tuple[float, ...]:
         *(work.macs, work.gathered),
         *(work.moved, work.aged, work.over, work.spilled),
         *(work.weights, near * work.weights, far * work.weights),
+        *(work.ragged, work.odd, work.part),
     )
 
 
