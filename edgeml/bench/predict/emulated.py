@@ -36,7 +36,7 @@ from edgeml.errors import DataError
 from edgeml_runtime.session import VERSION
 
 SCHEMA = 1
-COLUMNS = ("family", "kind", "macs", "moved", "weights", "gathered")  # of a Work: what no cache changes
+COLUMNS = ("family", "kind", "macs", "moved", "weights", "gathered")  # of a Work: what counts are kept by
 AGAIN = "count again with `python -m benchmarks.emulation.count`"
 CORES = {  # a board's core -> the emulated one that executes the same kernels with the nearest pipeline
     "Cortex-A53": "cortex-a53",
