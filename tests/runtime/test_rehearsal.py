@@ -26,12 +26,13 @@ from edgeml.tasks import Local, boosting
 from edgeml.tasks.statistics import FAMILIES, begin
 from edgeml.tasks.study import Study
 from edgeml_runtime.errors import TaskRefused
-from edgeml_runtime.rehearsal import Layout, Play, rehearse
+from edgeml_runtime.rehearsal import Layout, Play, Sort, rehearse
 from edgeml_runtime.session import Session
 from edgeml_runtime.task import Limits, check_graph
 from edgeml_runtime.vetting import Allowed, vet
 from tests.networks import an_mlp
 from tests.runtime.graphs import FLOAT, mlp, model
+from tests.runtime.hostile_kit import UPDATES, WIDTH
 from tests.tasks.fleet import Rows, split, sums
 from tests.tasks.pooled import CASES
 from tests.tasks.test_boosting import CASES as BOOSTED
@@ -150,3 +151,13 @@ def test_rows_are_made_up_of_the_columns_of_the_release_where_others_would_make_
     with pytest.raises(TaskRefused, match="does not run on made-up rows: training diverged"):
         rehearse(play)
     rehearse(replace(play, examples={"numeric": rows}))
+
+
+def test_what_moved_on_other_rows_is_not_excused_where_it_stands_still() -> None:
+    """A loss that is a cell, on rows that are all alike: one graph in 256 came through on small whole numbers."""
+    stolen = Session(UPDATES["a loss that is a cell"][0])
+    weights = {"w": np.ones((WIDTH, 10), np.float32)}
+    play = Play(stolen, "training", {"lr": 0.1}, weights, {"numeric": ((WIDTH,), False)})
+    sorts = [Sort(lambda rng, shape: rng.normal(size=shape)), Sort(lambda _, shape: np.ones(shape))]
+    with pytest.raises(TaskRefused, match=r"'loss\.before' follows single rows"):
+        rehearse(play, sorts)
