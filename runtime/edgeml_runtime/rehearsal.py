@@ -27,12 +27,13 @@ from edgeml_runtime.wire.tasks import DELTA, TARGET, TaskKind
 
 HEAP, LEAST, MOST = 13, 24, 64  # rows: of one heap of three; of training, a dozen runs
 FEW = 2  # rows, on which any task must run: a slice of ten has no ten then
-TRIALS = 8  # of training on one sort: a part that stands still in all of them hangs on no row
+TRIALS = 8  # of training on one sort: a cell of four values stands still in all of them once in 65,536 times
 MAX_MARKS = 1024  # ones in all outputs that are no sums
 SUM_RTOL = 1e-4  # of the largest value of an output: float32 sums in another order
 PROBES, ENOUGH = 8, 2  # rows changed at first, and how many of them may change nothing before all are looked at
 SILENT_SHARE = 0.7  # of all rows: more of them without any effect on a part of the update is no training
 SILENT = 1e-7  # of the largest value of that part
+ROUNDED = 1e-6  # of the same: less is only how float32 rounds one sum, added in another order
 RATE = "lr"
 WORDS = np.array(["", "a", "b", "no"], dtype=object)
 Layout = Mapping[str, tuple[tuple[int, ...], bool]]  # input -> shape of one row, whether it is text
@@ -103,12 +104,11 @@ class Maker:
 def rehearse(play: Play, sorts: Sequence[Sort] = SORTS) -> frozenset[str]:
     """Return which outputs are marks, no sums, to be checked again in the true answer.
 
-    A sum is one over rows of every sort; training may run well on one sort only, on which it is judged, with all
-    outputs that moved on the sorts before: what stands still by chance is none the better for it. Raises TaskRefused
-    when the answer would point at single rows, or the task runs on no sort.
+    A sum is one over rows of every sort; training may run well on one sort only, on which it is judged. Raises
+    TaskRefused when the answer would point at single rows, or the task runs on no sort.
     """
     objections: list[TaskRefused] = []
-    marks, moved, ran = set[str](), set[str](), False
+    marks, ran = set[str](), False
     for sort in sorts:
         if sort.like_examples and not play.examples.keys() >= play.layout.keys():
             continue
@@ -117,7 +117,7 @@ def rehearse(play: Play, sorts: Sequence[Sort] = SORTS) -> frozenset[str]:
         scalars = {name: value * (sort.rate if name == RATE else 1.0) for name, value in play.scalars.items()}
         try:
             if play.kind == "training":
-                return _train(replace(play, scalars=scalars), sort, moved)
+                return _train(replace(play, scalars=scalars), sort)
             marks |= _add(play, sort, trials=1 if ran else 2)
             ran = True
         except Unfit as error:
@@ -168,23 +168,20 @@ def _add(play: Play, sort: Sort, *, trials: int) -> frozenset[str]:
     return frozenset(marks)
 
 
-def _train(play: Play, sort: Sort, moved: set[str]) -> frozenset[str]:
-    """Raise Unfit when a part of the update, or a loss, hangs on a few rows only; no output is a mark.
-
-    Parts that follow rows are added to `moved`, and all that are there are judged.
-    """
+def _train(play: Play, sort: Sort) -> frozenset[str]:
+    """Raise Unfit when a part of the update, or a loss, hangs on a few rows only; no output is a mark."""
     maker, count = Maker(play, sort), _enough(play)
     _run(play, maker.rows(FEW))
     rows, *other = (maker.rows(count) for _ in range(1 + TRIALS))
     start, others = _parts(play, rows), other[0]
     ends = [_parts(play, some) for some in other]
-    moved |= {name for name in start if any(_moved(start[name], end[name]) for end in ends)}
+    moving = [name for name in start if any(_moved(start[name], end[name], ROUNDED) for end in ends)]
     order = maker.rng.permutation(count)
-    silent = dict.fromkeys(sorted(moved), 0)
+    silent = dict.fromkeys(moving, 0)
     for tried, index in enumerate(order, 1):
         changed = _parts(play, _exchanged(rows, others, index))
-        for name in silent:
-            silent[name] += not _moved(start[name], changed[name])
+        for name in moving:
+            silent[name] += not _moved(start[name], changed[name], SILENT)
         if tried == PROBES and max(silent.values(), default=0) < ENOUGH:
             return frozenset()
     worst = max(silent, key=lambda name: silent[name], default="")
@@ -209,9 +206,9 @@ def _parts(play: Play, rows: Rows) -> dict[str, np.ndarray]:
     return answer.update | {name: np.asarray(loss) for name, loss in answer.metrics.items()}
 
 
-def _moved(before: np.ndarray, after: np.ndarray) -> bool:
+def _moved(before: np.ndarray, after: np.ndarray, least: float) -> bool:
     scale = float(np.max(np.abs(before), initial=0.0))
-    return bool(np.max(np.abs(before - after), initial=0.0) > SILENT * scale)
+    return bool(np.max(np.abs(before - after), initial=0.0) > least * scale)
 
 
 def _run(play: Play, rows: Rows) -> Answer:
