@@ -14,7 +14,7 @@ from edgeml_runtime.measure.cold import ColdStart, cold_start
 from edgeml_runtime.measure.operators import OperatorTime, operators
 from edgeml_runtime.measure.overhead import Overhead, overhead
 from edgeml_runtime.measure.timing import USUAL, Plan, Timing, Watch, measure, nobody
-from edgeml_runtime.session import DEFAULTS, Session
+from edgeml_runtime.session import DEFAULTS, Session, is_program
 from edgeml_runtime.sidefile import placed
 from edgeml_runtime.wire.manifest import Settings
 
@@ -62,10 +62,8 @@ def benchmark(
     """
     cold = cold_start(model, feeds, starts=starts, settings=settings) if starts else None
     with placed(model, settings) as source:
-        opener = functools.partial(Session, source, settings)
-        plain = opener().plain
-        timing = measure(opener, feeds, plan, watch=watch)
+        timing = measure(functools.partial(Session, source, settings), feeds, plan, watch=watch)
     runs = max(5, min(500, int(MOST_PROFILED_S * 1e3 / max(timing.p50_ms, 1e-3))))
-    nodes = operators(model, feeds, runs=runs, settings=settings) if profile and not plain else ()
+    nodes = operators(model, feeds, runs=runs, settings=settings) if profile and not is_program(model) else ()
     calls = overhead() if profile else None
     return Benchmark(timing=timing, settings=settings, cold=cold, operators=nodes, overhead=calls)

@@ -256,8 +256,8 @@ def _record(asked: _Asked, plan: Plan, *, conditions: Conditions, watch: Watch) 
         run.stretches.append(_thin(np.asarray(ends), room))
         run.sessions.append(asked.opened)
         run.count += len(ends)
-        elapsed = time.perf_counter() - begun - asked.loading_s
-        done = elapsed >= plan.min_s and run.count >= plan.min_count and run.tight()
+        elapsed = time.perf_counter() - begun
+        done = elapsed - asked.loading_s >= plan.min_s and run.count >= plan.min_count and run.tight()
         if done or elapsed >= plan.max_s:
             conditions.end()
             return run
