@@ -17,7 +17,7 @@ from edgeml.artifacts import Task
 from edgeml.errors import DataError, UserError
 from edgeml.federated.cohort import Candidate, CohortOptions, candidates_of, choose, deadline_after
 from edgeml.federated.layouts import Sum
-from edgeml.federated.masks import Masks, at_most, ranges_of, terms
+from edgeml.federated.masks import at_most, ranges_of, terms
 from edgeml.federated.offers import make_offer
 from edgeml.federated.plan import Plan
 from edgeml.federated.results import KEYLESS, RoundResult, abandoned, culprits, gave_up
@@ -89,8 +89,15 @@ class Survey:
             return None
         deadline = now + deadline_after(self.durations, plan.patience, longest_s=plan.deadline_s)
         if plan.secure is not None:
-            keys = {one.device: one.key for one in known if one.device in asked}
-            self.round = self._secure(keys, quorum=quorum, now=now, deadline=deadline)
+            keys, outputs = {one.device: one.key for one in known if one.device in asked}, self.study.task().outputs
+            self.round = SecureRound(
+                f"{self.run}-{number}",
+                terms(plan.secure, keys, least=quorum, rows=0, ranges=ranges_of(outputs, plan.secure)),
+                opened=now,
+                deadline=deadline,
+                layout=Sum(outputs),
+                min_rows=plan.least(self.study.kind),
+            )
             return self.round
         self.round = Round(
             f"{self.run}-{number}",
@@ -110,12 +117,6 @@ class Survey:
             return list(known), {}
         barred = {one.device: KEYLESS for one in known if not one.key} | culprits(self.history)
         return [one for one in known if one.device not in barred], barred
-
-    def _secure(self, keys: Mapping[str, str], *, quorum: int, now: float, deadline: float) -> SecureRound:
-        masks, outputs = self.plan.secure or Masks(), self.study.task().outputs
-        asked = terms(masks, keys, least=quorum, rows=0, ranges=ranges_of(outputs, masks))
-        round_id, least = f"{self.run}-{len(self.history) + 1}", self.plan.least(self.study.kind)
-        return SecureRound(round_id, asked, opened=now, deadline=deadline, layout=Sum(outputs), min_rows=least)
 
     def checked(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the outputs that the present task declares; raise WireError for anything else."""
