@@ -72,6 +72,15 @@ class Mortal(Wire):
             except Death:
                 self.reborn()
 
+    def written_at(self, phase: Phase) -> None:
+        """Let every device begin, and write the round down once it is in `phase`."""
+        for name in self.fleet.names:
+            self.ready(name)
+        while self.machine.phase is not phase:
+            self.ask()
+            self.take(*self.up.popleft())
+        self.write()
+
     def carry(self) -> None:
         """Carry what is on the way, as far as the server lives; when there is nothing, let time pass."""
         self.ask()
@@ -178,12 +187,7 @@ def test_a_server_that_asks_before_it_writes_would_ask_about_other_survivors() -
 
 def test_a_journal_that_lacks_what_others_were_told_of_ends_the_round_with_the_reason() -> None:
     wire = Mortal(4, deaths=set(), flushes=set(), dies={})
-    for name in wire.fleet.names:
-        wire.ready(name)
-    while wire.machine.phase is not Phase.AGREED:
-        wire.ask()
-        wire.take(*wire.up.popleft())
-    wire.write()
+    wire.written_at(Phase.AGREED)
     del wire.rows[ROUND, "d02"]
     wire.reborn()
     assert wire.machine.state is State.ABANDONED
@@ -193,12 +197,7 @@ def test_a_journal_that_lacks_what_others_were_told_of_ends_the_round_with_the_r
 @pytest.mark.parametrize("away", [10.0, 1e6])
 def test_time_without_a_server_does_not_count_and_devices_that_gave_up_say_so(away: float) -> None:
     wire = Mortal(3, deaths=set(), flushes=set(), dies={})
-    for name in wire.fleet.names:
-        wire.ready(name)
-    while wire.machine.phase is not Phase.MASKED:
-        wire.ask()
-        wire.take(*wire.up.popleft())
-    wire.write()
+    wire.written_at(Phase.MASKED)
     wire.now = away
     for masker in wire.maskers.values():
         masker.tick(away)

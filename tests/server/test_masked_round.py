@@ -83,6 +83,12 @@ class Wire:
                 if parsed.device in self.maskers:
                     self.maskers[parsed.device].asked(asked, ROUND, 0.0)
 
+    def closed_over(self) -> list[str]:
+        """Return whose updates are in the sum of the round, which must have closed."""
+        outcome = self.machine.outcome
+        assert outcome is not None and outcome.state is State.CLOSED
+        return [update.device for update in outcome.updates]
+
     def take(self, device: str, topic: str, payload: bytes) -> None:
         parsed = topics.parse(topic)
         assert parsed.device == device and parsed.detail == ROUND
@@ -116,9 +122,7 @@ def test_an_agent_that_was_started_again_before_the_shares_takes_part_with_new_k
     wire.ready("d01")
     wire.ready("d03")
     wire.flow()
-    outcome = wire.machine.outcome
-    assert outcome is not None and outcome.state is State.CLOSED
-    assert [update.device for update in outcome.updates] == wire.fleet.names
+    assert wire.closed_over() == wire.fleet.names
 
 
 def test_one_that_was_started_again_later_is_a_dropout() -> None:
@@ -237,9 +241,7 @@ def test_what_anybody_may_have_sent_is_held_against_no_device() -> None:
     for name in wire.fleet.names:
         wire.ready(name)
     wire.flow()
-    outcome = wire.machine.outcome
-    assert outcome is not None and outcome.state is State.CLOSED
-    assert [update.device for update in outcome.updates] == wire.fleet.names
+    assert wire.closed_over() == wire.fleet.names
 
 
 def test_a_false_block_between_a_header_and_its_blocks_costs_one_upload_and_no_device() -> None:
